@@ -1,0 +1,5 @@
+"""`python -m imageopsd` is `imageopsd`."""
+
+from imageopsd.cli.main import main
+
+main()

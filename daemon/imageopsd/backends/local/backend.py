@@ -1,0 +1,207 @@
+"""The door of the local backend: what an insert and a patch are made of, and what is left if they fail."""
+
+import asyncio
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http import HTTPStatus
+from pathlib import Path
+from threading import Event
+from types import TracebackType
+from typing import Self
+
+from imageopsd.backends.local.clone import Cloner
+from imageopsd.backends.local.disk import Disk
+from imageopsd.backends.local.intake import Content, Intake
+from imageopsd.backends.local.layout import DISK, Layout
+from imageopsd.backends.local.manifest import Manifest
+from imageopsd.backends.local.options import Options as LocalOptions
+from imageopsd.backends.local.pipe import in_thread
+from imageopsd.backends.local.progress import MOVED, Meter
+from imageopsd.backends.local.sizes import check_asked_size, disk_size
+from imageopsd.backends.local.sources import open_source
+from imageopsd.backends.local.sources.source import without_secrets
+from imageopsd.model.errors import PermanentFailure, TemporaryFailure
+from imageopsd.model.image import GIB, Image, ImageFacts
+from imageopsd.model.names import image_path, parse_image_reference
+from imageopsd.ports import InsertTask, PatchTask, Reporter
+
+
+class LocalBackend:
+    """Images are files beneath a directory; see `layout` for which."""
+
+    Options = LocalOptions
+
+    def __init__(self, options: LocalOptions, data_dir: Path) -> None:
+        self._options = options
+        self._layout = Layout(data_dir)
+        self._cloner = Cloner()
+
+    async def __aenter__(self) -> Self:
+        await in_thread("prepare", self._layout.prepare)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+    async def insert_image(self, task: InsertTask, report: Reporter) -> ImageFacts:
+        check_asked_size(task.image.disk_size_gb, self._options.max_disk_gb)
+        with self._storage_failures():
+            made = await in_thread("find", lambda: self._made_before(task))
+            if made is not None:
+                _warn_of_size(made.content_bytes, task.image, report)
+                return made.facts
+            return await self._make(task, report)
+
+    async def patch_image(self, task: PatchTask, report: Reporter) -> None:
+        with self._storage_failures():
+            await in_thread("patch", lambda: self._patch(task))
+
+    # ------------------------------------------------------------------------------------------- the insert
+
+    def _made_before(self, task: InsertTask) -> Manifest | None:
+        """What an earlier try of this operation published before its process died."""
+        place = self._place(task.project, task.image)
+        try:
+            manifest = Manifest.read(place)
+        except FileNotFoundError:
+            return None
+        if manifest.operation != task.operation_id:
+            raise PermanentFailure(
+                "RESOURCE_ALREADY_EXISTS",
+                f"The image id {task.image.id} belongs to an image of another operation.",
+                HTTPStatus.CONFLICT,
+            )
+        self._layout.sync_published(place)
+        return manifest
+
+    async def _make(self, task: InsertTask, report: Reporter) -> ImageFacts:
+        place = self._place(task.project, task.image)
+        try:
+            async with asyncio.timeout(self._options.total_timeout):
+                staged = await in_thread("begin", lambda: self._layout.begin(task.operation_id))
+                with Disk(staged / DISK, self._options.free_space_margin) as disk:
+                    content = await self._fill(disk, task, report)
+                    report.progress(MOVED, "making it safe on disk")
+                    size_gb = _warn_of_size(content.disk_size, task.image, report)
+                    stored = await in_thread("sync", lambda: disk.finish(size_gb * GIB))
+                report.progress(95, "publishing")
+                facts = ImageFacts(
+                    disk_size_gb=size_gb,
+                    archive_size_bytes=content.archive_size,
+                    stored_bytes=stored,
+                    sha256=content.sha256,
+                )
+                manifest = _manifest(task, content.disk_size, facts)
+                await in_thread("publish", lambda: self._layout.publish(staged, manifest, place))
+        except TimeoutError as error:
+            await self._discard(task, place)
+            raise TemporaryFailure(
+                "DEADLINE_EXCEEDED",
+                f"The image was not made within the {self._options.total_timeout!s} of backends.local.total_timeout.",
+            ) from error
+        except BaseException:
+            await self._discard(task, place)
+            raise
+        report.progress(98, "published")
+        return facts
+
+    async def _discard(self, task: InsertTask, place: Path) -> None:
+        # nobody else can have published under this id: what is there is ours to take back
+        await in_thread("discard", lambda: self._layout.discard(task.operation_id, place))
+
+    async def _fill(self, disk: Disk, task: InsertTask, report: Reporter) -> Content:
+        raw = task.image.raw_disk
+        if raw is not None and raw.source:
+            async with open_source(raw.source, self._options, self._layout.root) as source:
+                max_size = self._options.max_disk_gb * GIB
+                return await Intake(source, disk, max_size=max_size, sha1=raw.sha1_checksum).run(report)
+        if task.source is not None:
+            return await self._copy(task.source, disk, report)
+        raise PermanentFailure(
+            "UNSUPPORTED_OPERATION",
+            "The local backend makes images from archives and from its own images, not from disks or snapshots.",
+            HTTPStatus.BAD_REQUEST,
+        )
+
+    async def _copy(self, source: Image, disk: Disk, report: Reporter) -> Content:
+        descriptor, manifest = self._open(source)
+        try:
+            meter, stop = Meter("copying", None), Event()
+            with meter.telling(report):
+                await in_thread("copy", lambda: self._cloner.clone(descriptor, disk, meter, stop), stop.set)
+            return Content(os.fstat(descriptor).st_size, source.archive_size_bytes, manifest.facts.sha256)
+        finally:
+            os.close(descriptor)
+
+    def _open(self, source: Image) -> tuple[int, Manifest]:
+        project, _, _ = parse_image_reference(source.self_link or "", "", "sourceImage")
+        place = self._place(project, source)
+        try:
+            manifest = Manifest.read(place)
+            return os.open(place / DISK, os.O_RDONLY | os.O_CLOEXEC), manifest
+        except FileNotFoundError:
+            raise _gone(project, source) from None
+
+    # ------------------------------------------------------------------------------- the patch, and the rest
+
+    def _patch(self, task: PatchTask) -> None:
+        place = self._place(task.project, task.after)
+        try:
+            manifest = Manifest.read(place)
+        except FileNotFoundError:
+            raise _gone(task.project, task.after) from None
+        self._layout.rewrite_manifest(task.operation_id, place, manifest.patched(task.after))
+
+    def _place(self, project: str, image: Image) -> Path:
+        return self._layout.image(project, int(image.id or 0))
+
+    @contextmanager
+    def _storage_failures(self) -> Iterator[None]:
+        """The border where what the data directory's file system says becomes ours."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise PermanentFailure(
+                    "INSUFFICIENT_STORAGE",
+                    f"The disk is full: the file system of '{self._layout.root}' has no room for this.",
+                    HTTPStatus.INSUFFICIENT_STORAGE,
+                ) from error
+            raise TemporaryFailure(
+                "STORAGE_UNAVAILABLE", f"The directory '{self._layout.root}' failed: {error.strerror or error}."
+            ) from error
+
+
+def _warn_of_size(content: int, image: Image, report: Reporter) -> int:
+    """The size in GB that a disk of `content` bytes gives; tells what differs from what was asked."""
+    size_gb, warnings = disk_size(content, image.disk_size_gb)
+    for warning in warnings:
+        report.warn(warning)
+    return size_gb
+
+
+def _manifest(task: InsertTask, content_bytes: int, facts: ImageFacts) -> Manifest:
+    image = task.image
+    source = image.raw_disk.source if image.raw_disk else image.source_image
+    return Manifest(
+        operation=task.operation_id,
+        project=task.project,
+        image_id=str(image.id),
+        name=image.name,
+        created=image.creation_timestamp,
+        source=without_secrets(source) if source else None,
+        content_bytes=content_bytes,
+        facts=facts,
+    ).patched(image)
+
+
+def _gone(project: str, image: Image) -> PermanentFailure:
+    return PermanentFailure(
+        "RESOURCE_NOT_FOUND",
+        f"The resource '{image_path(project, image.name or str(image.id))}' was not found",
+        HTTPStatus.NOT_FOUND,
+    )

@@ -1,0 +1,99 @@
+"""Writing a disk image front to back: zeros stay holes, and dirty pages stay few.
+
+A host that fills its page cache with an image evicts everybody else's pages and then stalls in one long fsync
+(CDI issue 2110, imageio commit 186e005); so what is written goes to the device, and out of the cache, as we go.
+That is also four times as fast as one fsync at the end.
+"""
+
+import errno
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from imageopsd.backends.local.tar import Piece
+
+GRAIN = 64 * 1024
+"""Zeros become holes in units of this many bytes, aligned on the disk."""
+STRIDE = 8 * 1024**2
+"""After so many written bytes the device is asked to begin with them."""
+WINDOW = 64 * 1024**2
+"""After so many we wait for the device and look at the free space; no more than this is ever dirty."""
+
+_ZEROS = bytes(GRAIN)
+
+
+class Disk:
+    """A new file at `path`, which must not exist. Raises OSError, and the one for a full disk (ENOSPC) already when
+    fewer than `margin` bytes would stay free for others. Offsets must not fall."""
+
+    def __init__(self, path: Path, margin: int) -> None:
+        self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        self._margin = margin
+        self._stride = self._window = 0
+        """Where on the disk the running stride and window begin."""
+        self._in_stride = self._in_window = 0
+        """Bytes written in them; holes do not count."""
+        try:
+            self._check_free_space()
+        except OSError:
+            os.close(self.fd)
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self.fd)
+
+    def fill(self, piece: Piece) -> None:
+        """Writes what is not zero in `piece`, neighbouring grains with one call."""
+        shift = piece.offset - piece.start
+        at, data_from = piece.start, -1
+        while at < piece.end:
+            end = min(piece.end, at + GRAIN - (at + shift) % GRAIN)
+            if not piece.data.startswith(_ZEROS[: end - at] if end - at < GRAIN else _ZEROS, at):
+                if data_from < 0:
+                    data_from = at
+            elif data_from >= 0:
+                self._write(piece.data, data_from, at, shift)
+                data_from = -1
+            at = end
+        if data_from >= 0:
+            self._write(piece.data, data_from, piece.end, shift)
+
+    def written(self, end: int, count: int) -> None:
+        """Somebody wrote `count` bytes up to `end`: lets the device begin with them, waits for it now and then."""
+        self._in_stride += count
+        if self._in_stride < STRIDE:
+            return
+        # on dirty pages this starts the writing and does not wait; on clean ones it drops them
+        os.posix_fadvise(self.fd, self._stride, end - self._stride, os.POSIX_FADV_DONTNEED)
+        self._in_window += self._in_stride
+        self._stride, self._in_stride = end, 0
+        if self._in_window < WINDOW:
+            return
+        os.fdatasync(self.fd)
+        os.posix_fadvise(self.fd, self._window, end - self._window, os.POSIX_FADV_DONTNEED)
+        self._window, self._in_window = end, 0
+        self._check_free_space()
+
+    def finish(self, size: int) -> int:
+        """Gives the disk its size and makes it safe against power loss. How many bytes it takes on the device."""
+        os.ftruncate(self.fd, size)
+        os.fsync(self.fd)
+        return os.fstat(self.fd).st_blocks * 512
+
+    def _write(self, data: bytes, start: int, end: int, shift: int) -> None:
+        with memoryview(data) as view:
+            at = start
+            while at < end:
+                at += os.pwrite(self.fd, view[at:end], at + shift)
+        self.written(end + shift, end - start)
+
+    def _check_free_space(self) -> None:
+        space = os.fstatvfs(self.fd)
+        if space.f_bavail * space.f_frsize < self._margin:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

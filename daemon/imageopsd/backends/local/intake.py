@@ -1,0 +1,89 @@
+"""From an archive to a disk: the stages of an import and what runs between them."""
+
+import asyncio
+import hashlib
+from collections.abc import Sequence
+
+import msgspec
+
+from imageopsd.backends.local.disk import Disk
+from imageopsd.backends.local.gunzip import Gunzip, invalid_file
+from imageopsd.backends.local.pipe import Pipe, in_thread
+from imageopsd.backends.local.progress import Meter
+from imageopsd.backends.local.sources.source import Source
+from imageopsd.backends.local.tar import Piece, TarReader
+from imageopsd.ports import Reporter
+
+IN_FLIGHT = 8 * 1024**2
+"""Bytes that may wait between two stages."""
+
+
+class Content(msgspec.Struct, frozen=True):
+    """What was taken in: the disk's size and the archive's, in bytes, and the archive's SHA-256 in hex."""
+
+    disk_size: int
+    archive_size: int | None
+    sha256: str | None
+
+
+class Intake:
+    """One archive on its way. Three stages run at once: the source pours, one thread hashes, inflates and reads the
+    tar, one thread writes; zlib, hashlib and pwrite let go of the GIL."""
+
+    def __init__(self, source: Source, disk: Disk, *, max_size: int, sha1: str | None) -> None:
+        """`max_size` of the disk in bytes; `sha1` in hex of the archive, if it is to be checked."""
+        self._source = source
+        self._disk = disk
+        self._sha1 = sha1
+        self._gunzip = Gunzip(source.content_type)
+        self._tar = TarReader(max_size)
+        self._archive: Pipe[bytes] = Pipe(IN_FLIGHT)
+        self._pieces: Pipe[Sequence[Piece]] = Pipe(IN_FLIGHT)
+        self._meter = Meter("importing", source.length)
+
+    async def run(self, report: Reporter) -> Content:
+        """Raises BackendFailure, and OSError from the disk. No thread is left when it ends, however it ends."""
+        with self._meter.telling(report):
+            try:
+                async with asyncio.TaskGroup() as stages:
+                    stages.create_task(self._source.pour(self._archive))
+                    content = stages.create_task(in_thread("inflate", self._inflate, self._stop))
+                    stages.create_task(in_thread("write", self._write, self._stop))
+            except BaseExceptionGroup as failures:
+                # the first to fail is why the others were cancelled
+                raise failures.exceptions[0] from None
+        return content.result()
+
+    def _inflate(self) -> Content:
+        sha256 = hashlib.sha256()
+        sha1 = hashlib.sha1(usedforsecurity=False)  # the API's checksum; the manifest keeps the SHA-256
+        for block in self._archive:
+            sha256.update(block)
+            if self._sha1 is not None:
+                sha1.update(block)
+            for raw in self._gunzip.feed(block):
+                self._hand_on(raw)
+            self._meter.read += len(block)
+        self._gunzip.close()
+        size = self._tar.close()
+        if self._sha1 is not None and sha1.hexdigest() != self._sha1.lower():
+            raise invalid_file(f"The source has the SHA-1 {sha1.hexdigest()}, expected was {self._sha1.lower()}.")
+        self._pieces.close()
+        return Content(disk_size=size, archive_size=self._meter.read, sha256=sha256.hexdigest())
+
+    def _hand_on(self, raw: bytes) -> None:
+        # one item for all pieces of a step: a fragmented sparse map makes thousands
+        pieces = list(self._tar.feed(raw))
+        if pieces:
+            self._pieces.put(pieces, len(raw))
+            self._meter.size = self._tar.disk_size
+            self._meter.made = pieces[-1].offset
+
+    def _write(self) -> None:
+        for pieces in self._pieces:
+            for piece in pieces:
+                self._disk.fill(piece)
+
+    def _stop(self) -> None:
+        self._archive.break_off()
+        self._pieces.break_off()

@@ -1,0 +1,43 @@
+"""What an operator may set under `[backends.local]`."""
+
+from ipaddress import ip_network
+
+import msgspec
+
+from imageopsd.model.durations import Seconds
+from imageopsd.model.image import GIB
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    allow_networks: tuple[str, ...] = ()
+    """Networks (CIDR) that image sources may be fetched from, beyond globally routable addresses."""
+
+    allow_files: tuple[str, ...] = ()
+    """Directories beneath which `file:` sources may be read; none by default. Symbolic links are not followed."""
+
+    buckets: dict[str, str] = {}
+    """Directories that stand for Cloud Storage buckets, by bucket name. Objects of other buckets come over HTTPS."""
+
+    max_disk_gb: int = 2048
+    """The largest virtual size of a disk, in units of 2^30 bytes."""
+
+    free_space_margin: int = GIB
+    """Bytes of the file system that imports leave free for others."""
+
+    connect_timeout: Seconds = Seconds(10)
+    """How long a source may take to accept a connection, TLS included."""
+
+    stall_timeout: Seconds = Seconds(60)
+    """How long a source may stay silent in the middle of a transfer."""
+
+    total_timeout: Seconds = Seconds(6 * 3600)
+    """How long the making of one image may take."""
+
+    def __post_init__(self) -> None:
+        for network in self.allow_networks:
+            try:
+                ip_network(network)
+            except ValueError as error:
+                raise ValueError(
+                    f"allow_networks: '{network}' is not a network such as '10.0.0.0/8': {error}"
+                ) from None

@@ -1,0 +1,39 @@
+"""Where archives come from: files and bucket directories of this host, HTTP servers that may be reached."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from imageopsd.backends.local.options import Options
+from imageopsd.backends.local.sources.buckets import cloud_storage_object
+from imageopsd.backends.local.sources.files import open_allowed_file, open_object
+from imageopsd.backends.local.sources.http import open_http
+from imageopsd.backends.local.sources.network import NetworkPolicy
+from imageopsd.backends.local.sources.source import Source, not_allowed, not_found
+
+__all__ = ["Source", "open_source"]
+
+
+@asynccontextmanager
+async def open_source(url: str, options: Options, data_dir: Path) -> AsyncIterator[Source]:
+    """The archive at `url`. Raises BackendFailure."""
+    scheme = urlsplit(url).scheme
+    named = cloud_storage_object(url)
+    if named is not None and named.bucket in options.buckets:
+        with open_object(url, Path(options.buckets[named.bucket]), named.name) as source:
+            yield source
+    elif scheme == "gs":
+        raise not_found(
+            url,
+            kind="Google Cloud Storage object",
+            hint="Name a directory for the bucket in backends.local.buckets, or use an https URL.",
+        )
+    elif scheme == "file":
+        with open_allowed_file(url, options.allow_files, data_dir) as source:
+            yield source
+    elif scheme in ("http", "https"):
+        async with open_http(url, NetworkPolicy(options.allow_networks), options) as source:
+            yield source
+    else:
+        raise not_allowed("Sources are read from http, https, gs and file URLs only.")

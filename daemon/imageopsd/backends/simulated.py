@@ -1,0 +1,200 @@
+"""A backend that only pretends: progress, warnings and faults on order, for demonstrations and for tests of the rest.
+
+[[backends.simulated.scripts]]
+image = "flaky-*"
+steps = [{ progress = 30 }, { wait = "500ms" }, { warn = "The disk is old." }, { fail = "transient", times = 2 }]
+"""
+
+import asyncio
+from fnmatch import fnmatchcase
+from http import HTTPStatus
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+
+import msgspec
+
+from imageopsd.model.durations import Seconds
+from imageopsd.model.errors import BackendFailure, PermanentFailure, QuotaExceeded, TemporaryFailure
+from imageopsd.model.image import ImageFacts
+from imageopsd.model.operation import (
+    ErrorDetail,
+    ErrorInfo,
+    Help,
+    HelpLink,
+    LocalizedMessage,
+    OperationWarning,
+    QuotaInfo,
+)
+from imageopsd.ports import InsertTask, PatchTask, Reporter
+
+TICKS = 20
+"""How often an image without a script tells of its progress."""
+
+Verb = Literal["insert", "patch"]
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One of `progress`, `wait`, `warn`, `fail`; the other fields say more about it."""
+
+    progress: int | None = None
+    """Percent to report, 0 to 99."""
+
+    wait: Seconds | None = None
+    """Let this time pass."""
+
+    warn: str | None = None
+    """A warning's message; `code` is its code."""
+
+    fail: Literal["transient", "permanent", "quota"] | None = None
+    """A failure; `code` and `message` are its words."""
+
+    code: str | None = None
+    message: str | None = None
+
+    times: int = 1
+    """How many tries a transient failure hits before it lets one pass."""
+
+    retry_after: Seconds | None = None
+    """What a transient failure asks the worker to wait."""
+
+    def __post_init__(self) -> None:
+        named = [name for name in ("progress", "wait", "warn", "fail") if getattr(self, name) is not None]
+        if len(named) != 1:
+            raise ValueError(f"a step is one of progress, wait, warn and fail, not {' and '.join(named) or 'none'}")
+        if self.progress is not None and not 0 <= self.progress <= 99:
+            raise ValueError(f"progress: {self.progress} is not between 0 and 99")
+
+
+class Script(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What happens to images whose name matches `image` (`*` and `?` as in a shell)."""
+
+    image: str
+    steps: tuple[Step, ...]
+    verb: Verb = "insert"
+
+
+class _Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    duration: Seconds = Seconds(2)
+    """How long an insert without a script takes; "0s" is done at once."""
+
+    scripts: tuple[Script, ...] = ()
+    """The first that matches is played."""
+
+
+class _Place(msgspec.Struct, frozen=True, array_like=True):
+    """The checkpoint: the step to go on with, and how often it has failed already."""
+
+    step: int = 0
+    failures: int = 0
+
+
+class SimulatedBackend:
+    """Keeps what it did in `effects`, as (operation id, verb), so that a test can count."""
+
+    Options = _Options
+
+    def __init__(self, options: _Options, data_dir: Path) -> None:
+        self._options = options
+        self._made: dict[str, ImageFacts] = {}
+        self.effects: list[tuple[str, Verb]] = []
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+    async def insert_image(self, task: InsertTask, report: Reporter) -> ImageFacts:
+        made = self._made.get(task.operation_id)
+        if made is None:
+            steps = self._script("insert", task.image.name)
+            if steps is None:
+                await self._pass_time(report)
+            else:
+                await _play(steps, task.checkpoint, report)
+            made = ImageFacts(disk_size_gb=task.image.disk_size_gb or 1, archive_size_bytes=0, stored_bytes=0)
+            self._made[task.operation_id] = made
+            self.effects.append((task.operation_id, "insert"))
+        return made
+
+    async def patch_image(self, task: PatchTask, report: Reporter) -> None:
+        await _play(self._script("patch", task.after.name) or (), None, report)
+        if (task.operation_id, "patch") not in self.effects:
+            self.effects.append((task.operation_id, "patch"))
+
+    def _script(self, verb: Verb, name: str | None) -> tuple[Step, ...] | None:
+        for script in self._options.scripts:
+            if script.verb == verb and fnmatchcase(name or "", script.image):
+                return script.steps
+        return None
+
+    async def _pass_time(self, report: Reporter) -> None:
+        if self._options.duration:
+            for tick in range(TICKS):
+                report.progress(tick * 100 // TICKS, "simulating")
+                await asyncio.sleep(self._options.duration / TICKS)
+
+
+async def _play(steps: tuple[Step, ...], checkpoint: bytes | None, report: Reporter) -> None:
+    """From where the checkpoint stands to the end, or to the first failure."""
+    place = msgspec.json.decode(checkpoint, type=_Place) if checkpoint else _Place()
+    for number in range(place.step, len(steps)):
+        step = steps[number]
+        failures = place.failures if number == place.step else 0
+        if step.progress is not None:
+            report.progress(step.progress, step.message)
+        elif step.wait is not None:
+            await asyncio.sleep(step.wait)
+        elif step.warn is not None:
+            report.warn(OperationWarning.of(step.code or "NOT_CRITICAL_ERROR", step.warn))
+        elif step.fail != "transient" or failures < step.times:
+            await report.checkpoint(msgspec.json.encode(_Place(number, failures + 1)))
+            raise _failure(step)
+        await report.checkpoint(msgspec.json.encode(_Place(number + 1)))
+
+
+def _failure(step: Step) -> BackendFailure:
+    if step.fail == "quota":
+        return _quota_failure(step.message)
+    if step.fail == "permanent":
+        return PermanentFailure(
+            step.code or "SIMULATED_FAILURE", step.message or "The script wants it so.", HTTPStatus.BAD_REQUEST
+        )
+    return TemporaryFailure(
+        step.code or "SIMULATED_OUTAGE", step.message or "The script wants it so, for now.", delay=step.retry_after
+    )
+
+
+def _quota_failure(message: str | None) -> QuotaExceeded:
+    """With all four kinds of detail, as GCE sends them."""
+    quota = QuotaInfo(
+        metric_name="compute.googleapis.com/images",
+        limit_name="IMAGES-per-project",
+        limit=2000.0,
+        dimensions={"global": "global"},
+    )
+    text = message or "Quota 'IMAGES' exceeded.  Limit: 2000.0 globally."
+    facts = {"metricName": quota.metric_name, "limitName": quota.limit_name, "limit": f"{quota.limit:g}"}
+    return QuotaExceeded(
+        text,
+        quota,
+        details=(
+            ErrorDetail(
+                error_info=ErrorInfo(reason="QUOTA_EXCEEDED", domain="compute.googleapis.com", metadatas=facts)
+            ),
+            ErrorDetail(
+                help=Help(
+                    links=(
+                        HelpLink(
+                            description="How quotas work and how to ask for more",
+                            url="https://cloud.google.com/compute/resource-usage",
+                        ),
+                    )
+                )
+            ),
+            ErrorDetail(localized_message=LocalizedMessage(locale="en-US", message=text)),
+        ),
+    )

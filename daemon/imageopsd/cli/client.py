@@ -1,0 +1,95 @@
+"""The daemon's REST paths as commands use them: plain requests, errors turned into exit codes."""
+
+import json
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+from imageopsd.cli.exits import Exit, Failure
+from imageopsd.config import Settings
+
+SOCKET_TIMEOUT = 60.0
+"""Seconds; longer than the daemon holds a wait."""
+POLL_INTERVAL = 0.25
+"""Seconds between two looks at an operation whose progress is shown."""
+
+
+class Client:
+    """Speaks to one daemon. Raises Failure: 5 if it is not there, 3 for a 404, 1 for other refusals."""
+
+    def __init__(self, server: str, project: str | None) -> None:
+        self.server = server.rstrip("/")
+        self._project = project or "-"
+        # a proxy of the environment has no business between a command and its own daemon
+        self._open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
+
+    @classmethod
+    def of(cls, settings: Settings, server: str | None, project: str | None) -> "Client":
+        """The daemon at `server`, else the one that runs on the data directory, else the configured address."""
+        if server is None:
+            try:
+                server = (Path(settings.data_dir) / "endpoint").read_text().strip()
+            except OSError:
+                server = f"http://{settings.server.listen}"
+        return cls(server, project)
+
+    def operation(self, reference: str) -> dict[str, Any]:
+        return self._call("GET", f"operations/{urllib.parse.quote(reference, safe='')}")
+
+    def wait(self, reference: str) -> dict[str, Any]:
+        return self._call("POST", f"operations/{urllib.parse.quote(reference, safe='')}/wait")
+
+    def image(self, reference: str) -> dict[str, Any]:
+        return self._call("GET", f"images/{urllib.parse.quote(reference, safe='')}")
+
+    def list(self, collection: str, limit: int) -> list[dict[str, Any]]:
+        """The newest first."""
+        items: list[dict[str, Any]] = []
+        query = {"orderBy": "creationTimestamp desc", "maxResults": str(min(limit, 500))}
+        while True:
+            page = self._call("GET", f"{collection}?{urllib.parse.urlencode(query)}")
+            items += page.get("items", [])
+            if len(items) >= limit or "nextPageToken" not in page:
+                return items[:limit]
+            query["pageToken"] = page["nextPageToken"]
+
+    def follow(self, reference: str, timeout: float | None) -> Iterator[dict[str, Any]]:
+        """The operation again and again until it is DONE. Raises Failure 4 after `timeout` seconds."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            operation = self.operation(reference)
+            yield operation
+            if operation["status"] == "DONE":
+                return
+            if deadline is not None and time.monotonic() > deadline:
+                raise Failure(Exit.TIMED_OUT, f"{operation['name']} is still {operation['status']}")
+            time.sleep(POLL_INTERVAL)
+
+    def _call(self, method: str, path: str) -> dict[str, Any]:
+        url = f"{self.server}/compute/v1/projects/{urllib.parse.quote(self._project, safe='')}/global/{path}"
+        request = urllib.request.Request(url, method=method)  # noqa: S310 - the user's own choice of a server
+        try:
+            with self._open(request, timeout=SOCKET_TIMEOUT) as answer:
+                result: dict[str, Any] = json.load(answer)
+                return result
+        except urllib.error.HTTPError as error:
+            raise _refused(error) from None
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "reason", error)
+            raise Failure(
+                Exit.CANNOT_CONNECT,
+                f"cannot reach the daemon at {self.server}: {reason}; is `imageopsd serve` running?",
+            ) from None
+
+
+def _refused(error: urllib.error.HTTPError) -> Failure:
+    try:
+        message = json.load(error)["error"]["message"]
+    except (ValueError, KeyError, TypeError):
+        message = f"HTTP {error.code} {error.reason}"
+    return Failure(Exit.NOT_FOUND if error.code == HTTPStatus.NOT_FOUND else Exit.FAILED, message)

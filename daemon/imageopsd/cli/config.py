@@ -1,0 +1,68 @@
+"""`imageopsd config`: what the daemon would run with, and what is wrong with it."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from imageopsd.cli.options import configuration, load_settings
+from imageopsd.model.durations import Seconds
+
+
+@click.group()
+def config() -> None:
+    """Check and show the configuration."""
+
+
+@config.command()
+@configuration
+def check(config_file: Path | None, data_dir: Path | None, settings: tuple[str, ...]) -> None:
+    """Say what is wrong with the configuration; exit code 78 if anything is."""
+    load_settings(config_file, data_dir, settings)
+    click.echo("the configuration is good")
+
+
+@config.command()
+@configuration
+@click.option("--origin", is_flag=True, help="Say where each value comes from.")
+def show(config_file: Path | None, data_dir: Path | None, settings: tuple[str, ...], origin: bool) -> None:
+    """Print every key with its value in force, as TOML."""
+    loaded = load_settings(config_file, data_dir, settings)
+    section = ""
+    for key, value in _values(loaded.settings, ""):
+        table, _, name = key.rpartition(".")
+        if table != section:
+            section = table
+            click.echo(f"\n[{table}]")
+        line = f"{name} = {_toml(value)}"
+        click.echo(f"{line}  # {loaded.origins.get(key, 'default')}" if origin else line)
+
+
+def _values(section: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values, those of a section before its subsections, as TOML wants them."""
+    pairs = (
+        section.items() if isinstance(section, dict) else ((f, getattr(section, f)) for f in section.__struct_fields__)
+    )
+    inner: list[tuple[str, Any]] = []
+    for name, value in pairs:
+        if isinstance(value, msgspec.Struct) or name == "backends":
+            inner.append((f"{prefix}{name}.", value))
+        else:
+            yield f"{prefix}{name}", value
+    for deeper, value in inner:
+        yield from _values(value, deeper)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, Seconds):
+        return f'"{value}"'
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{json.dumps(k)} = {_toml(v)}" for k, v in value.items()) + " }" if value else "{}"
+    if isinstance(value, tuple | list):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    if isinstance(value, msgspec.Struct):
+        return _toml({k: v for k, v in msgspec.structs.asdict(value).items() if v is not None})
+    return json.dumps(value)

@@ -1,0 +1,76 @@
+"""`imageopsd queue`: the jobs that wait and those that never became operations, straight from the queue."""
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TypeVar
+
+import anyio
+import click
+
+from imageopsd import plugins
+from imageopsd.cli.exits import Exit, Failure
+from imageopsd.cli.options import configuration, load_settings, output_format
+from imageopsd.cli.show import show
+from imageopsd.config import Settings
+from imageopsd.model.errors import StoreError
+from imageopsd.ports import JobQueue
+
+T = TypeVar("T")
+
+
+def with_queue(settings: Settings, work: Callable[[JobQueue], Awaitable[T]]) -> T:
+    """Opens the configured queue as a submitter does and runs `work` on it. Raises Failure 5 if it cannot."""
+
+    data_dir = Path(settings.data_dir)
+
+    async def run() -> T:
+        kind = plugins.find(plugins.QUEUES, settings.queue)
+        async with kind(kind.Options(), data_dir, consumer=False) as opened:
+            return await work(opened)
+
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return anyio.run(run)
+    except (OSError, StoreError) as error:
+        raise Failure(Exit.CANNOT_CONNECT, f"cannot open the queue in {settings.data_dir}: {error}") from error
+
+
+@click.group()
+def queue() -> None:
+    """Look at the queue, whether the daemon runs or not."""
+
+
+@queue.command()
+@configuration
+@output_format
+def stats(config_file: Path | None, data_dir: Path | None, settings: tuple[str, ...], form: str) -> None:
+    """How many jobs wait, how many are dead, and since when the oldest waits."""
+    depth = with_queue(load_settings(config_file, data_dir, settings).settings, lambda q: q.depth())
+    record = {
+        "waiting": depth.waiting,
+        "dead": depth.dead,
+        "oldest": depth.oldest.isoformat(timespec="milliseconds") if depth.oldest else None,
+    }
+    show([record], form, {"WAITING": "waiting", "DEAD": "dead", "OLDEST": "oldest"})
+
+
+@queue.command("dead-letters")
+@configuration
+@output_format
+@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True)
+def dead_letters(
+    config_file: Path | None, data_dir: Path | None, settings: tuple[str, ...], form: str, limit: int
+) -> None:
+    """The jobs that could not become operations, the newest first, each with its reason."""
+    letters = with_queue(load_settings(config_file, data_dir, settings).settings, lambda q: q.dead_letters(limit))
+    records = [
+        {
+            "id": letter.id,
+            "submitted": letter.submitted.isoformat(timespec="milliseconds"),
+            "refused": letter.refused.isoformat(timespec="milliseconds"),
+            "reason": letter.reason,
+            "job": letter.body.decode(errors="replace"),
+        }
+        for letter in letters
+    ]
+    show(records, form, {"ID": "id", "REFUSED": "refused", "REASON": "reason"})

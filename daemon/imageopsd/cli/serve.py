@@ -1,0 +1,60 @@
+"""`imageopsd serve`: the daemon in the foreground, for systemd, a container or a terminal."""
+
+from importlib.metadata import version
+from pathlib import Path
+
+import click
+
+from imageopsd.cli.exits import Exit, Failure
+from imageopsd.cli.options import configuration, load_settings
+from imageopsd.model.durations import Seconds
+
+
+class Duration(click.ParamType[Seconds]):
+    name = "duration"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Seconds:
+        try:
+            return value if isinstance(value, Seconds) else Seconds.parse(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+@click.command()
+@configuration
+@click.option("--listen", metavar="HOST:PORT", help="Override server.listen.")
+@click.option("--exit-when-idle", type=Duration(), metavar="30s", help="Stop after so long without any work.")
+@click.option("--max-operations", type=click.IntRange(min=1), help="Stop after so many operations have ended.")
+def serve(
+    config_file: Path | None,
+    data_dir: Path | None,
+    settings: tuple[str, ...],
+    listen: str | None,
+    exit_when_idle: Seconds | None,
+    max_operations: int | None,
+) -> None:
+    """Run the daemon until SIGTERM; a second SIGTERM means now."""
+    loaded = load_settings(config_file, data_dir, settings, listen).settings
+
+    import anyio
+
+    from imageopsd.daemon import Daemon, StartError
+    from imageopsd.model.errors import StoreError, StoreTooNew
+    from imageopsd.plugins import PluginError
+    from imageopsd.telemetry import logs
+
+    logs.configure(loaded.log.format, loaded.log.level, version("imageopsd"))
+    daemon = Daemon(loaded, exit_when_idle=exit_when_idle, max_operations=max_operations)
+    try:
+        anyio.run(daemon.run)
+    except* (StartError, PluginError, StoreTooNew) as group:
+        raise Failure(Exit.CONFIGURATION, _first(group)) from None
+    except* StoreError as group:
+        raise Failure(Exit.FAILED, _first(group)) from None
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> str:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return str(error)

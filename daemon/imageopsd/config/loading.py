@@ -1,0 +1,224 @@
+"""Flag over environment over file over default, each value with where it came from, all errors at once."""
+
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import msgspec
+
+from imageopsd.config.settings import Settings
+from imageopsd.model.durations import Seconds
+
+ENVIRONMENT_PREFIX = "IMAGEOPSD_"
+CONFIG_VARIABLE = "IMAGEOPSD_CONFIG"
+OptionTypes = Mapping[str, type[msgspec.Struct]]
+"""Backend name → the struct of its options."""
+
+
+class ConfigError(Exception):
+    """What is wrong with the configuration: one line a problem, each with its place and what was expected."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = tuple(problems)
+
+
+class Loaded(msgspec.Struct, frozen=True):
+    """The settings and, for each dotted key that is not at its default, where its value came from."""
+
+    settings: Settings
+    origins: dict[str, str]
+
+
+class _Value(msgspec.Struct, frozen=True):
+    value: Any
+    origin: str
+    text: bool
+    """It came as a string from a flag or the environment and may mean a number, a boolean or a list."""
+
+
+def load(
+    file: Path | None, environment: Mapping[str, str], flags: Sequence[tuple[str, str, str]], backends: OptionTypes
+) -> Loaded:
+    """Reads all layers. `flags` are (dotted key, value, how the user wrote it). Raises ConfigError with every
+    problem there is."""
+    problems: list[str] = []
+    values: dict[str, _Value] = {}
+    if file is not None:
+        values |= _from_file(file, problems)
+    for name, text in environment.items():
+        if name.startswith(ENVIRONMENT_PREFIX) and name != CONFIG_VARIABLE and not name.startswith("IMAGEOPSD_TEST_"):
+            key = name.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", ".")
+            values[key] = _Value(text, f"environment {name}", text=True)
+    for key, text, written in flags:
+        values[key] = _Value(text, written, text=True)
+    settings = _build(Settings, values, backends, problems)
+    if settings is not None and settings.backend not in backends:
+        expected = f"Expected one of {', '.join(sorted(backends))}"
+        origin = values["backend"].origin if "backend" in values else "default"
+        problems.append(f"{origin}: backend: '{settings.backend}' is not installed. {expected}")
+    if problems or settings is None:
+        raise ConfigError(problems)
+    return Loaded(settings, {key: value.origin for key, value in values.items()})
+
+
+# --------------------------------------------------------------------------------------------------- file
+
+
+def _from_file(file: Path, problems: list[str]) -> dict[str, _Value]:
+    try:
+        text = file.read_text()
+        table = tomllib.loads(text)
+    except OSError as error:
+        problems.append(f"{file}: cannot be read: {error.strerror}")
+        return {}
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        place = re.search(r"\(at line (\d+), column (\d+)\)", str(error))
+        where = f"{file}:{place[1]}:{place[2]}" if place else str(file)
+        problems.append(f"{where}: not TOML: {str(error).partition(' (at ')[0]}")
+        return {}
+    lines = _key_lines(text)
+    return {key: _Value(value, _place(file, key, lines), text=False) for key, value in _leaves(table)}
+
+
+def _leaves(table: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Dotted keys and values; an empty table counts as a value, so that a mistyped section is noticed."""
+    leaves: list[tuple[str, Any]] = []
+    for name, value in table.items():
+        key = f"{prefix}{name}"
+        leaves += _leaves(value, f"{key}.") if isinstance(value, dict) and value else [(key, value)]
+    return leaves
+
+
+def _key_lines(text: str) -> dict[str, int]:
+    """Line numbers of keys and tables, which tomllib does not tell. Good for keys written plainly, one a line."""
+    lines: dict[str, int] = {}
+    table = ""
+    for number, line in enumerate(text.splitlines(), start=1):
+        if header := re.match(r"\s*\[\[?\s*([^\[\]]+?)\s*\]\]?", line):
+            table = header[1].replace('"', "")
+            lines.setdefault(table, number)
+            table += "."
+        elif pair := re.match(r"\s*([\w.\"'-]+)\s*=", line):
+            lines.setdefault(table + pair[1].replace('"', "").replace("'", ""), number)
+    return lines
+
+
+def _place(file: Path, key: str, lines: Mapping[str, int]) -> str:
+    while key and key not in lines:
+        key = key.rpartition(".")[0]
+    return f"{file}:{lines[key]}" if key else str(file)
+
+
+# ------------------------------------------------------------------------------------------------- values
+
+
+def _build(
+    section: type[Settings], values: Mapping[str, _Value], backends: OptionTypes, problems: list[str]
+) -> Settings | None:
+    remaining = dict(values)
+    before = len(problems)
+    options: dict[str, msgspec.Struct] = {}
+    for name, kind in backends.items():
+        built = _section(kind, f"backends.{name}.", remaining, problems)
+        if built is not None:
+            options[name] = built
+    settings = _section(section, "", remaining, problems, backends=options)
+    known = _known_keys(section, "") + [
+        key for name, kind in backends.items() for key in _known_keys(kind, f"backends.{name}.")
+    ]
+    for key, value in remaining.items():
+        close = get_close_matches(key, known, n=1)
+        hint = f". Did you mean '{close[0]}'?" if close else f". Known: {', '.join(_siblings(key, known))}"
+        problems.append(f"{value.origin}: {key}: unknown key{hint}")
+    return settings if len(problems) == before else None
+
+
+def _section(
+    kind: type[Any], prefix: str, remaining: dict[str, _Value], problems: list[str], **given: Any
+) -> Any | None:
+    """A struct of `kind` from the values under `prefix`, which it takes out of `remaining`."""
+    arguments = dict(given)
+    origins: dict[str, str] = {}
+    complete = True
+    for name, hint in _fields(kind):
+        if name in given:
+            continue
+        key = f"{prefix}{name}"
+        if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
+            arguments[name] = _section(hint, f"{key}.", remaining, problems)
+            complete = complete and arguments[name] is not None
+            continue
+        value = _take(key, hint, remaining)
+        if value is None:
+            continue
+        origins[name] = value.origin
+        try:
+            arguments[name] = msgspec.convert(_typed(value, hint), hint, dec_hook=_decode)
+        except (msgspec.ValidationError, ValueError) as error:
+            problems.append(f"{value.origin}: {key}: {_sentence(error)}")
+            complete = False
+    if not complete:
+        return None
+    try:
+        return kind(**arguments)
+    except ValueError as error:  # a rule between or on the values, from the section's __post_init__
+        origin = origins.get(str(error).partition(":")[0], "default")
+        problems.append(f"{origin}: {prefix}{error}")
+        return None
+
+
+def _take(key: str, hint: Any, remaining: dict[str, _Value]) -> _Value | None:
+    """The value at `key`; for a table-valued option (`buckets`) all that lies under it."""
+    if key in remaining:
+        return remaining.pop(key)
+    under = [name for name in remaining if name.startswith(f"{key}.")]
+    if not under or getattr(hint, "__origin__", None) is not dict:
+        return None
+    origin = remaining[under[0]].origin
+    return _Value({name.removeprefix(f"{key}."): remaining.pop(name).value for name in under}, origin, text=False)
+
+
+def _typed(value: _Value, hint: Any) -> Any:
+    """A flag's or variable's text as TOML would read it, unless a string is wanted."""
+    if not value.text or hint in (str, Seconds):
+        return value.value
+    try:
+        return tomllib.loads(f"value = {value.value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return value.value
+
+
+def _decode(kind: type, value: Any) -> Any:
+    if kind is Seconds:
+        return Seconds.parse(value)
+    raise NotImplementedError(kind)
+
+
+def _sentence(error: Exception) -> str:
+    text = str(error).replace("`", "'")
+    return re.sub(r" - at '\$(.*)'$", lambda at: f" at {at[1]}" if at[1] else "", text)
+
+
+def _fields(kind: type[Any]) -> list[tuple[str, Any]]:
+    hints = get_type_hints(kind)
+    return [(name, hints[name]) for name in kind.__struct_fields__]
+
+
+def _known_keys(kind: type[Any], prefix: str) -> list[str]:
+    keys: list[str] = []
+    for name, hint in _fields(kind):
+        if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
+            keys += _known_keys(hint, f"{prefix}{name}.")
+        else:
+            keys.append(f"{prefix}{name}")
+    return keys
+
+
+def _siblings(key: str, known: Sequence[str]) -> list[str]:
+    section = key.rpartition(".")[0]
+    near = [name for name in known if name.rpartition(".")[0] == section]
+    return near or sorted({name.partition(".")[0] for name in known})

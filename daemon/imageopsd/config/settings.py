@@ -1,0 +1,76 @@
+"""Every option of the daemon. `config/imageopsd.toml` is the manual; a test holds the two together.
+
+The options of a backend, store or queue live with it (`Options`) and appear here under its name.
+"""
+
+from ipaddress import ip_address
+from typing import Literal
+
+import msgspec
+
+from imageopsd.model.durations import Seconds
+
+
+def split_address(listen: str) -> tuple[str, int]:
+    """Host and port of `HOST:PORT` or `[IPV6]:PORT`. Raises ValueError."""
+    host, colon, port = listen.rpartition(":")
+    if not colon or not host or not port.isascii() or not port.isdecimal():
+        raise ValueError(f"listen: Expected HOST:PORT such as '127.0.0.1:8640', got '{listen}'")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of all sections."""
+
+
+class Server(Section, frozen=True):
+    listen: str = "127.0.0.1:8640"
+
+    def __post_init__(self) -> None:
+        host, port = split_address(self.listen)
+        if not is_loopback(host):
+            raise ValueError(
+                f"listen: '{host}' can be reached from other machines and this server has no authentication yet. "
+                "Expected a loopback address such as 127.0.0.1:8640; put a proxy that authenticates in front of it"
+            )
+        if not 0 <= port <= 65535:
+            raise ValueError(f"listen: Expected a port from 0 to 65535, got {port}")
+
+
+class Worker(Section, frozen=True):
+    slots: int = 4
+    lease: Seconds = Seconds(30)
+    drain_timeout: Seconds = Seconds(30)
+    attempts: int = 5
+    retry_base: Seconds = Seconds(1)
+    retry_cap: Seconds = Seconds(300)
+
+    def __post_init__(self) -> None:
+        for name, least in (("slots", 1), ("attempts", 1), ("lease", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}: Expected at least {least}, got {getattr(self, name)}")
+
+
+class Log(Section, frozen=True):
+    format: Literal["auto", "json", "console"] = "auto"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class Settings(Section, frozen=True):
+    data_dir: str = "/var/lib/imageopsd"
+    backend: str = "local"
+    store: str = "sqlite"
+    queue: str = "sqlite"
+    server: Server = Server()
+    worker: Worker = Worker()
+    log: Log = Log()
+    backends: dict[str, msgspec.Struct] = {}

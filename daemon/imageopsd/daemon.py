@@ -1,0 +1,217 @@
+"""Putting it together: opens the parts, runs them in one task group, stops them in order."""
+
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import anyio
+from aiohttp import web
+
+from imageopsd import plugins
+from imageopsd.api.compute import ComputeApi
+from imageopsd.api.envelope import envelope
+from imageopsd.api.status import StatusApi
+from imageopsd.config import Settings
+from imageopsd.config.settings import split_address
+from imageopsd.engine.bus import EventBus
+from imageopsd.engine.imageops import ImageOps
+from imageopsd.engine.intake import Intake
+from imageopsd.engine.upkeep import Upkeep
+from imageopsd.engine.worker import Worker
+from imageopsd.model.events import Change, Failed, Happening, Succeeded
+from imageopsd.model.names import IdSource
+from imageopsd.model.retry import RetryPolicy
+from imageopsd.ports import Backend, JobQueue, Store
+from imageopsd.telemetry import logs
+from imageopsd.telemetry.board import Board
+from imageopsd.telemetry.logs import log
+from imageopsd.telemetry.metrics import Metrics
+from imageopsd.telemetry.systemd import notify
+
+MAX_BODY = 1024 * 1024
+"""Bytes of a request's body; the largest Image anybody would send is a few kilobytes."""
+
+ENDPOINT_FILE = "endpoint"
+"""In the data directory: the address this daemon listens on, for commands on the same host."""
+
+
+def clock() -> datetime:
+    """The one place that asks what time it is."""
+    return datetime.now(UTC)
+
+
+class StartError(Exception):
+    """The daemon cannot start as it is configured; starting it again will not help."""
+
+
+class Daemon:
+    """One life of the daemon; `exit_when_idle` (seconds without work) or `max_operations` (ended) may end it."""
+
+    def __init__(
+        self, settings: Settings, *, exit_when_idle: float | None = None, max_operations: int | None = None
+    ) -> None:
+        self._settings = settings
+        self._exit_when_idle = exit_when_idle
+        self._max_operations = max_operations
+        self._version = version("imageopsd")
+        self._stop = anyio.Event()  # a latch: set by whatever ends us, never cleared (procrastinate#1563)
+        self._activity = anyio.Event()
+        self._ended = 0
+        self._worker: Worker | None = None
+        self._bus = EventBus()
+        self._board = Board(self._version, settings.backend, settings.worker.slots, clock())
+        self._metrics = Metrics(self._version, settings.backend, settings.worker.slots)
+
+    async def run(self) -> None:
+        """Serves until a signal. Raises StartError, StoreError or whatever broke it."""
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async with anyio.create_task_group() as watching:
+                watching.start_soon(self._heed, signals)
+                await self._serve()
+                watching.cancel_scope.cancel()
+
+    async def _heed(self, signals: AsyncIterator[signal.Signals]) -> None:
+        """The first signal drains, the second interrupts what still runs."""
+        async for number in signals:
+            log.info("signal received", signal=number.name, again=self._stop.is_set())
+            if self._stop.is_set() and self._worker is not None:
+                self._worker.interrupt()
+            self._stop.set()
+
+    async def _serve(self) -> None:
+        settings, data_dir = self._settings, _prepare(Path(self._settings.data_dir))
+        async with AsyncExitStack() as stack:
+            store: Store = _plug(plugins.STORES, settings.store, data_dir)
+            store.observe_commit = self._metrics.commit.observe
+            await stack.enter_async_context(store)
+            queue: JobQueue = await stack.enter_async_context(_plug(plugins.QUEUES, settings.queue, data_dir))
+            make_backend = plugins.find(plugins.BACKENDS, settings.backend)
+            backend: Backend = await stack.enter_async_context(
+                make_backend(settings.backends[settings.backend], data_dir)
+            )
+            boot = uuid4().hex
+            recovered = await store.enter(boot, clock())
+            ids = IdSource(node=int(boot[:8], 16), last=await store.newest_id())
+            ops = ImageOps(store, self._bus, ids, clock)
+            self._board.start_from(await store.totals())
+            for observer in (self._board.hear, self._metrics.hear, logs.hear, self._count):
+                self._bus.subscribe(observer)
+            address = await stack.enter_async_context(self._listening(ops, queue, data_dir))
+            log.info("ready", address=address, data_dir=str(data_dir), backend=settings.backend, recovered=recovered)
+            await self._work(store, queue, backend, ops, boot)
+            await store.leave(boot, clock())
+        log.info("stopped")
+
+    async def _work(self, store: Store, queue: JobQueue, backend: Backend, ops: ImageOps, boot: str) -> None:
+        """Works until stopped, then drains: no new jobs, no new claims, what runs ends, the leases last of all."""
+        options = self._settings.worker
+        retry = RetryPolicy(options.attempts, options.retry_base, options.retry_cap)
+        worker = Worker(store, backend, self._bus, retry, clock, owner=boot, slots=options.slots, lease=options.lease)
+        self._worker = worker
+        intake = Intake(queue, ops, self._bus, clock)
+        upkeep = Upkeep(
+            store,
+            self._bus,
+            clock,
+            owner=boot,
+            lease=options.lease,
+            busy=lambda: worker.running > 0,
+            freed=worker.look,
+        )
+        async with anyio.create_task_group() as leases:
+            leases.start_soon(upkeep.run)
+            async with anyio.create_task_group() as taking:
+                taking.start_soon(intake.run)
+                if self._exit_when_idle is not None:
+                    taking.start_soon(self._stop_when_idle, queue, self._exit_when_idle)
+                async with anyio.create_task_group() as working:
+                    working.start_soon(worker.run)
+                    self._board.phase = "ready"
+                    notify(READY=1, STATUS="Ready")
+                    await self._stop.wait()
+                    self._board.phase = "draining"
+                    notify(STOPPING=1, STATUS=f"Draining {worker.running} operations")
+                    log.info("draining", running=worker.running, timeout_seconds=options.drain_timeout)
+                    ops.draining = True
+                    taking.cancel_scope.cancel()
+                    with anyio.CancelScope(shield=True):
+                        await worker.drain(options.drain_timeout)
+            leases.cancel_scope.cancel()
+
+    # ------------------------------------------------------------------------------------------- the doors
+
+    @asynccontextmanager
+    async def _listening(self, ops: ImageOps, queue: JobQueue, data_dir: Path) -> AsyncIterator[str]:
+        """The HTTP server; yields its base URL. It outlives the drain, so that records can be read to the end."""
+
+        async def refresh() -> None:
+            depth = await queue.depth()
+            age = (clock() - depth.oldest).total_seconds() if depth.oldest else 0.0
+            self._metrics.set_depths(depth.waiting, depth.dead, max(age, 0.0), self._board.pending)
+
+        app = web.Application(middlewares=[envelope], client_max_size=MAX_BODY)
+        app.add_routes(StatusApi(self._board, self._metrics, refresh).routes())
+        app.add_routes(ComputeApi(ops).routes())
+        runner = web.AppRunner(app, handle_signals=False, access_log=None, shutdown_timeout=1.0)
+        await runner.setup()
+        endpoint = data_dir / ENDPOINT_FILE
+        try:
+            host, port = split_address(self._settings.server.listen)
+            try:
+                await web.TCPSite(runner, host, port).start()
+            except OSError as error:
+                raise StartError(
+                    f"server.listen: cannot listen on {self._settings.server.listen}: {error.strerror}"
+                ) from error
+            host, port = runner.addresses[0][:2]
+            address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+            endpoint.write_text(f"{address}\n")
+            yield address
+        finally:
+            endpoint.unlink(missing_ok=True)
+            self._bus.wake_all()
+            await runner.cleanup()
+
+    # ---------------------------------------------------------------------------------- ending by itself
+
+    def _count(self, happening: Happening) -> None:
+        self._activity.set()
+        if isinstance(happening, Change) and isinstance(happening.event, Succeeded | Failed):
+            self._ended += 1
+            if self._ended == self._max_operations:
+                self._stop.set()
+
+    async def _stop_when_idle(self, queue: JobQueue, seconds: float) -> None:
+        """Stops once nothing has happened for so long and nothing waits; deferred operations wait too."""
+        while True:
+            self._activity = anyio.Event()
+            with anyio.move_on_after(seconds):
+                await self._activity.wait()
+                continue
+            depth = await queue.depth()
+            if not (depth.waiting or self._board.pending or self._board.running):
+                log.info("idle", seconds=seconds)
+                self._stop.set()
+
+
+def _plug(group: str, name: str, data_dir: Path) -> Any:
+    kind = plugins.find(group, name)
+    return kind(kind.Options(), data_dir)
+
+
+def _prepare(data_dir: Path) -> Path:
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise StartError(
+            f"data_dir: cannot create {data_dir}: {error.strerror}; choose another with --data-dir"
+        ) from error
+    if not os.access(data_dir, os.W_OK | os.X_OK):
+        raise StartError(f"data_dir: {data_dir} is not writable for this user; choose another with --data-dir")
+    return data_dir.resolve()

@@ -1,0 +1,92 @@
+"""From the queue into the store: each job becomes an operation or a dead letter, and only then leaves the queue."""
+
+from collections.abc import Iterator
+
+import anyio
+
+from imageopsd.engine.bus import EventBus
+from imageopsd.engine.imageops import Clock, ImageOps
+from imageopsd.model.errors import InvalidRequest, RequestError, RequestIdReused, StoreFull, Unavailable
+from imageopsd.model.events import JobBuried, StoreTroubled
+from imageopsd.model.requests import AnyRequest, InsertImage
+from imageopsd.ports import Job, JobQueue
+from imageopsd.wire.jobs import read_job
+
+USER = "queue"
+"""Who asked, on the record of a job: the queue's own access rights decided who could submit it."""
+
+
+class Intake:
+    """Reads `batch` jobs at a time. `retry_delay` is how many seconds it waits for a store that is full."""
+
+    def __init__(
+        self, queue: JobQueue, ops: ImageOps, bus: EventBus, clock: Clock, *, batch: int = 128, retry_delay: float = 5.0
+    ) -> None:
+        self._queue = queue
+        self._ops = ops
+        self._bus = bus
+        self._clock = clock
+        self._batch = batch
+        self._retry_delay = retry_delay
+
+    async def run(self) -> None:
+        """Works until it is cancelled. A job whose operation is recorded but which was not settled comes again
+        after a restart, and its request id leads it to the same operation."""
+        while True:
+            jobs = await self._queue.receive(self._batch)
+            understood = [pair for job in jobs if (pair := await self._understood(job))]
+            for wave in _waves(understood):
+                async with anyio.create_task_group() as together:
+                    for job, request in wave:
+                        together.start_soon(self._take, job, request)
+
+    async def _understood(self, job: Job) -> tuple[Job, AnyRequest] | None:
+        try:
+            return job, read_job(job.body, job.id)
+        except InvalidRequest as error:
+            await self._bury(job, error)
+            return None
+
+    async def _take(self, job: Job, request: AnyRequest) -> None:
+        while True:
+            try:
+                try:
+                    await self._ops.submit(request, user=USER)
+                except RequestIdReused as error:
+                    return await self._bury(job, error)
+                except Unavailable:
+                    return None  # it stays in the queue for the next process
+                except RequestError as error:
+                    await self._ops.refuse(request, error, user=USER)
+                return await self._queue.settle([job.receipt])
+            except StoreFull as error:
+                self._bus.publish(StoreTroubled(f"taking job {job.id}", error))
+                await anyio.sleep(self._retry_delay)
+
+    async def _bury(self, job: Job, error: RequestError) -> None:
+        await self._queue.bury(job.receipt, error.message, self._clock())
+        self._bus.publish(JobBuried(job.id, error.code, error.message))
+
+
+def _waves(jobs: list[tuple[Job, AnyRequest]]) -> Iterator[list[tuple[Job, AnyRequest]]]:
+    """Stretches of jobs that may be recorded at the same moment, in one commit: none names an image that an
+    earlier one of its stretch makes or changes, so their order cannot matter."""
+    wave: list[tuple[Job, AnyRequest]] = []
+    touched: set[str] = set()
+    for job, request in jobs:
+        target, source = _images_of(request)
+        if {target, source} & touched or (wave and "/family/" in source):
+            yield wave
+            wave, touched = [], set()
+        wave.append((job, request))
+        touched.add(target)
+    if wave:
+        yield wave
+
+
+def _images_of(request: AnyRequest) -> tuple[str, str]:
+    """The image a request makes or changes, and the one it copies, by the last part of their links."""
+    if isinstance(request, InsertImage):
+        source = request.image.source_image or ""
+        return str(request.image.name), source if "/family/" in source else source.rpartition("/")[2]
+    return request.image, ""

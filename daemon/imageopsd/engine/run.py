@@ -1,0 +1,81 @@
+"""One claimed operation while a backend works on it: what the backend reports to, what the flusher writes."""
+
+from collections.abc import Callable
+
+import anyio
+
+from imageopsd.engine.bus import EventBus
+from imageopsd.engine.imageops import Clock
+from imageopsd.model.errors import LeaseLost, StoreFull
+from imageopsd.model.events import BytesReceived, Change, Progressed, StoreTroubled, Warned
+from imageopsd.model.lifecycle import apply
+from imageopsd.model.operation import OperationWarning
+from imageopsd.ports import Claim, Store
+
+
+class Run:
+    """The backend's Reporter. Progress is latest-wins in memory; `touched` is called when there is some to write."""
+
+    def __init__(self, claim: Claim, store: Store, bus: EventBus, clock: Clock, touched: Callable[[], None]) -> None:
+        self.claim = claim
+        self.operation = claim.operation
+        self.scope = anyio.CancelScope()
+        self.ended = anyio.Event()
+        self.dirty = False
+        self.lost = False
+        self.interruption = ""
+        self._closed = False
+        self._store = store
+        self._bus = bus
+        self._clock = clock
+        self._touched = touched
+
+    # -------------------------------------------------------------------------------- the backend's side
+
+    def progress(self, percent: int, message: str | None = None) -> None:
+        self._change(Progressed(percent, message))
+
+    def warn(self, warning: OperationWarning) -> None:
+        self._change(Warned(warning))
+
+    def transferred(self, size: int) -> None:
+        self._bus.publish(BytesReceived(size))
+
+    async def checkpoint(self, data: bytes) -> None:
+        await self._store.save_checkpoint(self.claim, data)
+
+    def _change(self, event: Progressed | Warned) -> None:
+        if self._closed:  # a late word of a backend that has returned
+            return
+        changed = apply(self.operation, event, self._clock())
+        if changed != self.operation:
+            self.operation = changed
+            self.dirty = True
+            self._touched()
+
+    # --------------------------------------------------------------------------------- the worker's side
+
+    def interrupt(self, reason: str) -> None:
+        self.interruption = reason
+        self.scope.cancel()
+
+    def close(self) -> None:
+        """The backend is done; what comes now is the worker's."""
+        self._closed = True
+
+    async def flush(self) -> None:
+        """Writes and publishes the newest progress."""
+        self.dirty = False
+        operation = self.operation
+        try:
+            await self._store.save(self.claim, operation)
+        except LeaseLost:
+            if not self._closed:
+                self.lost = True
+                self.scope.cancel()
+        except StoreFull as error:
+            self._bus.publish(StoreTroubled(f"writing progress of {operation.name}", error))
+        else:
+            if not self._closed:
+                event = Progressed(operation.progress, operation.status_message)
+                self._bus.publish(Change(event, operation, self.claim.project, self._clock()))

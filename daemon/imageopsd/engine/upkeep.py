@@ -1,0 +1,47 @@
+"""What must be looked after while the daemon runs: leases of our own claims, claims of the dead."""
+
+from collections.abc import Callable
+from datetime import timedelta
+
+import anyio
+
+from imageopsd.engine.bus import EventBus
+from imageopsd.engine.imageops import Clock
+from imageopsd.model.errors import StoreFull
+from imageopsd.model.events import StoreTroubled
+from imageopsd.ports import Store
+
+
+class Upkeep:
+    """Renews at a third of `lease` (seconds), so that two renewals may fail; only while `busy` says there is something
+    to renew. `freed` is called when claims were taken from the dead."""
+
+    def __init__(
+        self,
+        store: Store,
+        bus: EventBus,
+        clock: Clock,
+        *,
+        owner: str,
+        lease: float,
+        busy: Callable[[], bool],
+        freed: Callable[[], None],
+    ) -> None:
+        self._store = store
+        self._bus = bus
+        self._clock = clock
+        self._owner = owner
+        self._lease = lease
+        self._busy = busy
+        self._freed = freed
+
+    async def run(self) -> None:
+        while True:
+            await anyio.sleep(self._lease / 3)
+            try:
+                if self._busy():
+                    await self._store.renew(self._owner, self._clock() + timedelta(seconds=self._lease))
+                if await self._store.recover(self._clock()):
+                    self._freed()
+            except StoreFull as error:
+                self._bus.publish(StoreTroubled("renewing leases", error))

@@ -1,0 +1,317 @@
+"""The slots that carry operations out: claim, hand to the backend, record what comes of it.
+
+Every change of an operation's record goes the same way: computed (`model.lifecycle`), written under the claim's
+token, then published. A stop is not a failure: interrupted work is released and its attempt given back.
+"""
+
+import heapq
+import random
+from collections import deque
+from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
+from http import HTTPStatus
+
+import anyio
+
+from imageopsd.engine.bus import EventBus
+from imageopsd.engine.imageops import Clock
+from imageopsd.engine.run import Run
+from imageopsd.model.errors import (
+    BackendFailure,
+    LeaseLost,
+    NotFound,
+    PermanentFailure,
+    StoreFull,
+    TemporaryFailure,
+)
+from imageopsd.model.events import (
+    Accepted,
+    BackendCrashed,
+    Change,
+    Claimed,
+    Deferred,
+    Event,
+    Failed,
+    Happening,
+    Interrupted,
+    LeaseWasLost,
+    StoreTroubled,
+    Succeeded,
+)
+from imageopsd.model.image import Image, ImageStatus, patched, published
+from imageopsd.model.lifecycle import apply
+from imageopsd.model.requests import InsertImage
+from imageopsd.model.retry import RetryPolicy
+from imageopsd.ports import Backend, CatalogueChange, Claim, Forget, InsertTask, PatchTask, Publish, Store
+
+FLUSH_INTERVAL = 1.0
+"""Seconds between two writes of one operation's progress."""
+
+STORE_RETRY_DELAY = 5.0
+"""Seconds before a write is tried again that found the disk full."""
+
+
+class _Seat:
+    """A free slot, waiting for its next claim."""
+
+    def __init__(self) -> None:
+        self.called = anyio.Event()
+        self.claim: Claim | None = None
+
+    def give(self, claim: Claim) -> None:
+        self.claim = claim
+        self.called.set()
+
+
+class Worker:
+    """`slots` loops that each carry out one operation at a time, fed by one loop that claims for all free ones at
+    once. `lease` is in seconds; `dice` gives the retry policy's random numbers."""
+
+    def __init__(
+        self,
+        store: Store,
+        backend: Backend,
+        bus: EventBus,
+        retry: RetryPolicy,
+        clock: Clock,
+        *,
+        owner: str,
+        slots: int,
+        lease: float,
+        dice: Callable[[], float] = random.random,
+    ) -> None:
+        self._store = store
+        self._backend = backend
+        self._bus = bus
+        self._retry = retry
+        self._clock = clock
+        self._owner = owner
+        self._slots = slots
+        self._lease = lease
+        self._dice = dice
+        self._free: deque[_Seat] = deque()
+        self._runs: set[Run] = set()
+        self._dirty = anyio.Event()
+        self._hint = anyio.Event()
+        self._deferred: list[datetime] = []
+        self._stopping = anyio.Event()
+        bus.subscribe(self._hear)
+
+    @property
+    def running(self) -> int:
+        return len(self._runs)
+
+    def look(self) -> None:
+        """There may be something to claim."""
+        self._hint.set()
+
+    def _hear(self, happening: Happening) -> None:
+        if isinstance(happening, Change) and isinstance(happening.event, Accepted):
+            self.look()
+
+    # ------------------------------------------------------------------------------------ starting, ending
+
+    async def run(self) -> None:
+        """Works until `drain`. Everything it started has ended when it returns."""
+        if due := await self._store.next_due():
+            heapq.heappush(self._deferred, due)
+        async with anyio.create_task_group() as side:
+            side.start_soon(self._flush)
+            async with anyio.create_task_group() as slots:
+                for _ in range(self._slots):
+                    slots.start_soon(self._slot)
+                await self._feed()
+            side.cancel_scope.cancel()
+
+    async def drain(self, patience: float) -> None:
+        """Claims nothing more, gives what runs `patience` seconds to end, then interrupts it."""
+        self._stopping.set()
+        self.look()
+        with anyio.move_on_after(patience):
+            while self._runs:
+                await next(iter(self._runs)).ended.wait()
+        self.interrupt()
+
+    def interrupt(self) -> None:
+        """Interrupts what runs at once."""
+        for run in self._runs:
+            run.interrupt("the daemon is shutting down")
+
+    async def _feed(self) -> None:
+        """Claims for the free slots whenever something may have become due; no polling: a hint or a timer wakes it."""
+        self.look()
+        while not self._stopping.is_set():
+            with anyio.move_on_after(self._until_next_due()):
+                await self._hint.wait()
+            self._hint = anyio.Event()
+            while self._free and not self._stopping.is_set():
+                seats = len(self._free)
+                claims = await self._claim(seats)
+                for claim in claims:
+                    self._free.popleft().give(claim)
+                if len(claims) < seats:
+                    break
+        for seat in self._free:
+            seat.called.set()
+
+    def _until_next_due(self) -> float | None:
+        now = self._clock()
+        if not self._deferred:
+            return None
+        if self._deferred[0] <= now:
+            heapq.heappop(self._deferred)
+            return 0
+        return (self._deferred[0] - now).total_seconds()
+
+    async def _claim(self, limit: int) -> list[Claim]:
+        now = self._clock()
+        try:
+            claims = await self._store.claim(
+                self._owner,
+                limit,
+                now,
+                now + timedelta(seconds=self._lease),
+                lambda operation: apply(operation, Claimed(), now),
+            )
+        except StoreFull as error:
+            self._bus.publish(StoreTroubled("claiming", error))
+            heapq.heappush(self._deferred, now + timedelta(seconds=STORE_RETRY_DELAY))
+            return []
+        for claim in claims:
+            self._bus.publish(Change(Claimed(), claim.operation, claim.project, now))
+        return claims
+
+    async def _slot(self) -> None:
+        while not self._stopping.is_set():
+            seat = _Seat()
+            self._free.append(seat)
+            self.look()
+            await seat.called.wait()
+            if seat.claim is not None:
+                await self._work(seat.claim)
+
+    # -------------------------------------------------------------------------------------- one operation
+
+    async def _work(self, claim: Claim) -> None:
+        run = Run(claim, self._store, self._bus, self._clock, self._mark_dirty)
+        self._runs.add(run)
+        try:
+            await self._carry_out(run)
+        except LeaseLost:
+            self._bus.publish(LeaseWasLost(claim.operation.name))
+        finally:
+            self._runs.discard(run)
+            run.ended.set()
+
+    async def _carry_out(self, run: Run) -> None:
+        claim = run.claim
+        change: CatalogueChange = None
+        failure: BackendFailure | None = None
+        with run.scope:
+            try:
+                change = await self._call_backend(run)
+            except BackendFailure as error:
+                failure = error
+            except LeaseLost:
+                raise
+            except Exception as error:
+                self._bus.publish(BackendCrashed(claim.operation.name, error))
+                failure = PermanentFailure(
+                    "INTERNAL_ERROR",
+                    "The backend failed in a way it should not have; the daemon's log has the details.",
+                    HTTPStatus.INTERNAL_SERVER_ERROR,
+                )
+        run.close()
+        with anyio.CancelScope(shield=True):  # what is known now must be written, whoever wants us to stop
+            if run.lost:
+                raise LeaseLost(claim.operation.name)
+            if run.scope.cancelled_caught:
+                await self._write(run, Interrupted(run.interruption), self._store.release)
+            elif failure is not None:
+                await self._fail(run, failure)
+            else:
+                await self._write(run, Succeeded(), self._store.finish, change)
+
+    async def _call_backend(self, run: Run) -> CatalogueChange:
+        claim, image = run.claim, run.claim.image
+        if image is None:
+            raise _gone(NotFound(claim.operation.target_link.partition("/compute/")[2].partition("/")[2]))
+        if isinstance(claim.request, InsertImage):
+            task = InsertTask(
+                operation_id=claim.operation.id,
+                project=claim.project,
+                image=image,
+                source=await self._source(image),
+                checkpoint=claim.checkpoint,
+            )
+            return Publish(published(image, await self._backend.insert_image(task, run)))
+        after = patched(image, claim.request.patch, self._clock())
+        if after != image:
+            await self._backend.patch_image(PatchTask(claim.operation.id, claim.project, image, after), run)
+        return Publish(after)
+
+    async def _source(self, image: Image) -> Image | None:
+        """The image to copy, when there is one: it must be there by now."""
+        if image.source_image is None or image.source_image_id is None:
+            return None
+        project = image.source_image.partition("/projects/")[2].partition("/")[0]
+        try:
+            source = await self._store.image(project, image.source_image_id)
+        except NotFound as error:
+            raise _gone(error) from error
+        if source.status is not ImageStatus.READY:
+            raise TemporaryFailure(
+                "RESOURCE_NOT_READY",
+                f"The resource '{image.source_image.partition('/v1/')[2]}' is not ready",
+                HTTPStatus.BAD_REQUEST,
+            )
+        return source
+
+    async def _fail(self, run: Run, failure: BackendFailure) -> None:
+        """Tries again later if that can help, else ends the operation."""
+        claim, now = run.claim, self._clock()
+        if isinstance(failure, TemporaryFailure) and (
+            until := self._retry.next_try(claim.attempt, now, self._dice(), failure.delay)
+        ):
+            event = Deferred(claim.attempt, self._retry.attempts, failure.entry, until)
+            await self._write(run, event, self._store.defer, until)
+            heapq.heappush(self._deferred, until)
+            self.look()
+            return
+        image_id = claim.operation.target_id
+        change = Forget(int(image_id)) if isinstance(claim.request, InsertImage) and image_id else None
+        await self._write(run, Failed((failure.entry,), failure.http_status), self._store.finish, change)
+
+    async def _write(self, run: Run, event: Event, method: Callable[..., Awaitable[None]], *arguments: object) -> None:
+        """Ends the claim by `method`. A full disk is waited out, because the outcome is known and must not be lost;
+        a daemon that has to stop leaves it to the next one, which finds the backend's effect and records it."""
+        now = self._clock()
+        operation = apply(run.operation, event, now)
+        while True:
+            try:
+                await method(run.claim, operation, *arguments)
+                break
+            except StoreFull as error:
+                self._bus.publish(StoreTroubled(f"recording the end of {operation.name}", error))
+                if self._stopping.is_set():
+                    return
+                await anyio.sleep(STORE_RETRY_DELAY)
+        self._bus.publish(Change(event, operation, run.claim.project, now))
+
+    def _mark_dirty(self) -> None:
+        self._dirty.set()
+
+    async def _flush(self) -> None:
+        """Writes the progress of all runs that have some, at most once in FLUSH_INTERVAL."""
+        while True:
+            await self._dirty.wait()
+            self._dirty = anyio.Event()
+            async with anyio.create_task_group() as together:
+                for run in self._runs:
+                    if run.dirty:
+                        together.start_soon(run.flush)
+            await anyio.sleep(FLUSH_INTERVAL)
+
+
+def _gone(error: NotFound) -> PermanentFailure:
+    return PermanentFailure(error.code, error.message, error.http_status)

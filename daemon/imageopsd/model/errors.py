@@ -1,0 +1,183 @@
+"""Every error of the daemon, grouped by who must act on it.
+
+The caller acts on a `RequestError`; the worker acts on a `BackendFailure`; nobody acts on `LeaseLost`,
+the work simply belongs to somebody else now. A constructor takes facts and writes the sentence. A library's
+exceptions become one of these at the border where they arise.
+"""
+
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import ClassVar
+
+from imageopsd.model.operation import ErrorDetail, ErrorEntry, QuotaInfo
+
+
+class ImageOpsError(Exception):
+    """The root; catch it only at a door."""
+
+
+class RequestError(ImageOpsError):
+    """The caller asked for something that cannot be done. `reason`, `status` and `http_status` are
+    those of the Compute error envelope (https://cloud.google.com/apis/design/errors); `code` is the
+    upper-case form that stands in an Operation when the request came through the queue."""
+
+    http_status: ClassVar[HTTPStatus]
+    reason: str
+    status: ClassVar[str]
+    code: ClassVar[str]
+
+    @property
+    def message(self) -> str:
+        return str(self)
+
+
+class InvalidRequest(RequestError):
+    """A field is missing or has a value it may not have. `field` is its path as the caller wrote it
+    (`resource.rawDisk.source`, `requestId`); `reason` is `invalid` or `required`."""
+
+    http_status = HTTPStatus.BAD_REQUEST
+    status = "INVALID_ARGUMENT"
+    code = "INVALID_FIELD_VALUE"
+
+    def __init__(self, field: str, message: str, *, reason: str = "invalid") -> None:
+        super().__init__(message)
+        self.field = field
+        self.reason = reason
+
+    @classmethod
+    def value(cls, field: str, value: object, expected: str) -> "InvalidRequest":
+        """GCE's sentence for a bad value; `expected` is a whole sentence without its full stop."""
+        return cls(field, f"Invalid value for field '{field}': '{shown(value)}'. {expected}.")
+
+    @classmethod
+    def missing(cls, field: str, expected: str) -> "InvalidRequest":
+        return cls(field, f"Required field '{field}' not specified. {expected}.", reason="required")
+
+
+class NotFound(RequestError):
+    http_status = HTTPStatus.NOT_FOUND
+    reason = "notFound"
+    status = "NOT_FOUND"
+    code = "RESOURCE_NOT_FOUND"
+
+    def __init__(self, resource: str) -> None:
+        super().__init__(f"The resource '{resource}' was not found")
+
+
+class AlreadyExists(RequestError):
+    http_status = HTTPStatus.CONFLICT
+    reason = "alreadyExists"
+    status = "ALREADY_EXISTS"
+    code = "RESOURCE_ALREADY_EXISTS"
+
+    def __init__(self, resource: str) -> None:
+        super().__init__(f"The resource '{resource}' already exists")
+
+
+class RequestIdReused(RequestError):
+    """The request id belongs to another request (AIP-155 leaves the answer open; ours is 409)."""
+
+    http_status = HTTPStatus.CONFLICT
+    reason = "conflict"
+    status = "ABORTED"
+    code = "REQUEST_ID_REUSED"
+
+    def __init__(self, request_id: str, operation_name: str) -> None:
+        super().__init__(
+            f"Invalid value for field 'requestId': '{request_id}'. It was already used by "
+            f"'{operation_name}' for another request; repeat that request or choose a new id."
+        )
+        self.operation_name = operation_name
+
+
+class Unavailable(RequestError):
+    """The daemon cannot take new work just now; the same request may succeed later."""
+
+    http_status = HTTPStatus.SERVICE_UNAVAILABLE
+    reason = "backendError"
+    status = "UNAVAILABLE"
+    code = "UNAVAILABLE"
+
+    def __init__(self, message: str, retry_after: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class BackendFailure(ImageOpsError):
+    """A backend could not do what an operation asks. `code` is the upper-case code of `error.errors[]`,
+    `http_status` the operation's `httpErrorStatusCode`."""
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        http_status: HTTPStatus,
+        *,
+        details: Sequence[ErrorDetail] = (),
+        location: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.http_status = http_status
+        self.entry = ErrorEntry(code=code, message=message, location=location, error_details=tuple(details))
+
+
+class TemporaryFailure(BackendFailure):
+    """The same work may succeed later. `delay` is the provider's own wish in seconds (Retry-After)."""
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        http_status: HTTPStatus = HTTPStatus.SERVICE_UNAVAILABLE,
+        *,
+        delay: float | None = None,
+        details: Sequence[ErrorDetail] = (),
+    ) -> None:
+        super().__init__(code, message, http_status, details=details)
+        self.delay = delay
+
+
+class PermanentFailure(BackendFailure):
+    """Doing it again would fail again."""
+
+
+class QuotaExceeded(PermanentFailure):
+    """A limit refuses the work; answered as GCE does it: QUOTA_EXCEEDED, 403, with `quotaInfo` first."""
+
+    def __init__(self, message: str, quota: QuotaInfo, *, details: Sequence[ErrorDetail] = ()) -> None:
+        super().__init__(
+            "QUOTA_EXCEEDED",
+            message,
+            HTTPStatus.FORBIDDEN,
+            details=(ErrorDetail(quota_info=quota), *details),
+        )
+
+
+class LeaseLost(ImageOpsError):
+    """The claim's token is no longer the one in the store: let go, write nothing more."""
+
+    def __init__(self, operation_name: str) -> None:
+        super().__init__(f"the claim on {operation_name} is held by somebody else")
+
+
+class StoreError(ImageOpsError):
+    """The store or the queue cannot be used."""
+
+
+class StoreFull(StoreError):
+    """No space left for the database; nothing of the transaction was kept."""
+
+
+class StoreInUse(StoreError):
+    """Another daemon holds the data directory."""
+
+
+class StoreTooNew(StoreError):
+    """The file was written by a newer imageopsd."""
+
+
+def shown(value: object, limit: int = 64) -> str:
+    """A caller's value as an error text may repeat it: short, on one line."""
+    text = str(value) if not isinstance(value, dict | list) else type(value).__name__
+    text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return text if len(text) <= limit else text[: limit - 1] + "…"

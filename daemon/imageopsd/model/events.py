@@ -1,0 +1,107 @@
+"""What can happen to an operation; past participles. `lifecycle.apply` turns each into the next record."""
+
+from datetime import datetime
+
+import msgspec
+
+from imageopsd.model.operation import ErrorEntry, Operation, OperationWarning
+
+
+class Event(msgspec.Struct, frozen=True):
+    """Base of all events of one operation."""
+
+
+class Accepted(Event, frozen=True):
+    """It was recorded for the first time."""
+
+
+class Claimed(Event, frozen=True):
+    """A worker took it, for the first time or again."""
+
+
+class Progressed(Event, frozen=True):
+    """The backend got on: `percent` 0 to 99, `message` for a person."""
+
+    percent: int
+    message: str | None = None
+
+
+class Warned(Event, frozen=True):
+    """Something the caller should know that does not stop the work."""
+
+    warning: OperationWarning
+
+
+class Deferred(Event, frozen=True):
+    """A try failed in a way that may pass; the next is due at `until`."""
+
+    attempt: int
+    attempts: int
+    failure: ErrorEntry
+    until: datetime
+
+
+class Interrupted(Event, frozen=True):
+    """The daemon, not the work, was the reason to stop; the attempt does not count."""
+
+    reason: str
+
+
+class Succeeded(Event, frozen=True):
+    """The result is published. `target_id` where it became known only now."""
+
+    target_id: str | None = None
+
+
+class Failed(Event, frozen=True):
+    """It ended without the effect that was asked for."""
+
+    errors: tuple[ErrorEntry, ...]
+    http_status: int
+
+
+class Change(msgspec.Struct, frozen=True):
+    """What was published about one operation: the record after `event`, already durable, as of `at`."""
+
+    event: Event
+    operation: Operation
+    project: str
+    at: datetime
+
+
+class JobBuried(msgspec.Struct, frozen=True):
+    """A job went to the dead letters. `kind` is the reason's class, the same few words for all of one kind."""
+
+    job_id: str
+    kind: str
+    reason: str
+
+
+class BytesReceived(msgspec.Struct, frozen=True):
+    """A backend got that many more bytes from a source."""
+
+    size: int
+
+
+class LeaseWasLost(msgspec.Struct, frozen=True):
+    """A worker found its claim in other hands and let go."""
+
+    operation_name: str
+
+
+class BackendCrashed(msgspec.Struct, frozen=True):
+    """A backend raised what no backend may raise; `error` is for the log, never for the caller."""
+
+    operation_name: str
+    error: Exception
+
+
+class StoreTroubled(msgspec.Struct, frozen=True):
+    """A write failed in a way that may pass; it will be tried again."""
+
+    doing: str
+    error: Exception
+
+
+Happening = Change | JobBuried | BytesReceived | LeaseWasLost | BackendCrashed | StoreTroubled
+"""All that the engine publishes."""

@@ -1,0 +1,188 @@
+"""The Image resource, field for field as Compute's `Image` schema names it, and what may happen to one."""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from msgspec import UNSET, UnsetType
+from msgspec.structs import replace
+
+from imageopsd.model.names import image_link
+from imageopsd.model.operation import Record
+
+GIB = 1024**3
+"""Compute's `diskSizeGb` counts in units of 2^30 bytes."""
+
+
+class Int64(int):
+    """A 64-bit number that JSON carries as a string (proto3 JSON mapping, int64/uint64/fixed64)."""
+
+
+class ImageStatus(StrEnum):
+    PENDING = "PENDING"
+    READY = "READY"
+    FAILED = "FAILED"
+    DELETING = "DELETING"
+
+
+class DeprecationState(StrEnum):
+    ACTIVE = "ACTIVE"
+    DEPRECATED = "DEPRECATED"
+    OBSOLETE = "OBSOLETE"
+    DELETED = "DELETED"
+
+
+class Part(Record, frozen=True, forbid_unknown_fields=True):
+    """A piece of a resource that callers write: a field we do not know is an error, not silence."""
+
+
+class CustomerEncryptionKey(Part, frozen=True):
+    kms_key_name: str | None = None
+    kms_key_service_account: str | None = None
+    raw_key: str | None = None
+    rsa_encrypted_key: str | None = None
+    sha256: str | None = None
+
+    def __repr__(self) -> str:
+        return "CustomerEncryptionKey(…)"
+
+
+class DeprecationStatus(Part, frozen=True):
+    """`deprecated`, `obsolete` and `deleted` are RFC 3339 times and informational only (gcloud reference)."""
+
+    state: str | None = None
+    replacement: str | None = None
+    deprecated: str | None = None
+    obsolete: str | None = None
+    deleted: str | None = None
+
+
+class GuestOsFeature(Part, frozen=True):
+    type: str
+
+
+class FileContentBuffer(Part, frozen=True):
+    content: str | None = None
+    file_type: str | None = None
+
+
+class InitialStateConfig(Part, frozen=True):
+    """Secure-boot keys of a shielded instance."""
+
+    pk: FileContentBuffer | None = None
+    keks: tuple[FileContentBuffer, ...] = ()
+    dbs: tuple[FileContentBuffer, ...] = ()
+    dbxs: tuple[FileContentBuffer, ...] = ()
+
+
+class ImageParams(Part, frozen=True):
+    resource_manager_tags: dict[str, str] | None = None
+
+
+class RawDisk(Part, frozen=True):
+    """`source` is the archive's URL; `sha1_checksum` its hex SHA-1 before unpacking (deprecated, still honoured)."""
+
+    source: str | None = None
+    container_type: str | None = None
+    sha1_checksum: str | None = None
+
+
+class Image(Part, frozen=True, tag_field="kind", tag="compute#image"):
+    """`disk_size_gb` is the virtual size in GiB, `archive_size_bytes` the bytes of the source archive."""
+
+    id: Int64 | None = None
+    name: str | None = None
+    description: str | None = None
+    family: str | None = None
+    status: ImageStatus | None = None
+    creation_timestamp: datetime | None = None
+    self_link: str | None = None
+    source_type: str | None = None
+    raw_disk: RawDisk | None = None
+    source_disk: str | None = None
+    source_disk_id: str | None = None
+    source_image: str | None = None
+    source_image_id: str | None = None
+    source_snapshot: str | None = None
+    source_snapshot_id: str | None = None
+    disk_size_gb: Int64 | None = None
+    archive_size_bytes: Int64 | None = None
+    architecture: str | None = None
+    deprecated: DeprecationStatus | None = None
+    guest_os_features: tuple[GuestOsFeature, ...] = ()
+    labels: dict[str, str] | None = None
+    label_fingerprint: str | None = None
+    licenses: tuple[str, ...] = ()
+    license_codes: tuple[Int64, ...] = ()
+    storage_locations: tuple[str, ...] = ()
+    shielded_instance_initial_state: InitialStateConfig | None = None
+    image_encryption_key: CustomerEncryptionKey | None = None
+    source_disk_encryption_key: CustomerEncryptionKey | None = None
+    source_image_encryption_key: CustomerEncryptionKey | None = None
+    source_snapshot_encryption_key: CustomerEncryptionKey | None = None
+    params: ImageParams | None = None
+    enable_confidential_compute: bool | None = None
+    satisfies_pzi: bool | None = None
+    satisfies_pzs: bool | None = None
+
+
+class ImagePatch(Record, frozen=True):
+    """The three things `images.patch` may change; UNSET keeps, an empty string clears."""
+
+    family: str | UnsetType = UNSET
+    description: str | UnsetType = UNSET
+    deprecated: DeprecationStatus | UnsetType = UNSET
+
+
+class ImageFacts(Record, frozen=True):
+    """What only the backend can know of a finished image. Sizes in bytes; `None` where it cannot tell."""
+
+    disk_size_gb: int
+    archive_size_bytes: int | None = None
+    stored_bytes: int | None = None
+    sha256: str | None = None
+
+
+def reserved(wanted: Image, project: str, image_id: int, now: datetime) -> Image:
+    """How the image looks from admission on, while its bytes are not there yet."""
+    assert wanted.name is not None  # model.requests.check
+    return replace(
+        wanted,
+        id=Int64(image_id),
+        status=ImageStatus.PENDING,
+        creation_timestamp=now,
+        self_link=image_link(project, wanted.name),
+        source_type=wanted.source_type or "RAW",
+    )
+
+
+def published(image: Image, facts: ImageFacts) -> Image:
+    """The reserved image once the backend has made it."""
+    archive = facts.archive_size_bytes
+    return replace(
+        image,
+        status=ImageStatus.READY,
+        disk_size_gb=Int64(facts.disk_size_gb),
+        archive_size_bytes=None if archive is None else Int64(archive),
+    )
+
+
+def patched(image: Image, patch: ImagePatch, now: datetime) -> Image:
+    """The image after `images.patch`: fields that are set replace, an empty string clears, the rest stays."""
+    changes: dict[str, Any] = {}
+    if isinstance(patch.family, str):
+        changes["family"] = patch.family or None
+    if isinstance(patch.description, str):
+        changes["description"] = patch.description or None
+    if isinstance(patch.deprecated, DeprecationStatus):
+        changes["deprecated"] = _deprecation(patch.deprecated, now)
+    return replace(image, **changes)
+
+
+def _deprecation(wanted: DeprecationStatus, now: datetime) -> DeprecationStatus | None:
+    """ACTIVE is the absence of the member: libcloud takes any `deprecated` for a deprecated image. The time of
+    the state that was asked for is filled in where the caller gave none."""
+    if wanted.state in (None, DeprecationState.ACTIVE):
+        return None
+    stamp = wanted.state.lower()
+    return wanted if getattr(wanted, stamp) else replace(wanted, **{stamp: now.isoformat(timespec="milliseconds")})

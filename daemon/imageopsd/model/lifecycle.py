@@ -1,0 +1,127 @@
+"""The state machine of an operation: a table of what may follow what, and one pure function.
+
+Two rules hold everywhere: an absent entry is an error with a sentence, and whatever happens to leases
+underneath, status only moves forward and progress never falls. Only the worker calls `apply`.
+"""
+
+from collections.abc import Callable
+from datetime import datetime
+from http import HTTPStatus
+from typing import Any
+
+from msgspec.structs import replace
+
+from imageopsd.model.events import (
+    Claimed,
+    Deferred,
+    Event,
+    Failed,
+    Interrupted,
+    Progressed,
+    Succeeded,
+    Warned,
+)
+from imageopsd.model.operation import Operation, OperationError, OperationWarning, Status
+
+TRANSITIONS: dict[Status, dict[type[Event], Status]] = {
+    Status.PENDING: {
+        Claimed: Status.RUNNING,
+        Failed: Status.DONE,
+    },
+    Status.RUNNING: {
+        Claimed: Status.RUNNING,
+        Progressed: Status.RUNNING,
+        Warned: Status.RUNNING,
+        Deferred: Status.RUNNING,
+        Interrupted: Status.RUNNING,
+        Succeeded: Status.DONE,
+        Failed: Status.DONE,
+    },
+    Status.DONE: {},
+}
+
+PUBLISHED = 100
+UNPUBLISHED_LIMIT = 99
+"""Progress of work whose result nobody can see yet."""
+
+
+class IllegalTransition(Exception):
+    """A bug of ours, never of a caller: the event cannot happen in that state."""
+
+    def __init__(self, operation: Operation, event: Event) -> None:
+        super().__init__(f"{operation.name} is {operation.status}: it cannot be {type(event).__name__}")
+
+
+def apply(operation: Operation, event: Event, now: datetime) -> Operation:
+    """The record after `event`. Raises IllegalTransition where the table has no entry."""
+    status = TRANSITIONS[operation.status].get(type(event))
+    if status is None:
+        raise IllegalTransition(operation, event)
+    return replace(operation, status=status, **_CHANGES[type(event)](operation, event, now))
+
+
+def _claimed(operation: Operation, event: Claimed, now: datetime) -> dict[str, Any]:
+    return {"start_time": operation.start_time or now, "status_message": None}
+
+
+def _progressed(operation: Operation, event: Progressed, now: datetime) -> dict[str, Any]:
+    percent = min(event.percent, UNPUBLISHED_LIMIT)
+    return {
+        "progress": max(operation.progress, percent),
+        "status_message": event.message if event.message is not None else operation.status_message,
+    }
+
+
+def _warned(operation: Operation, event: Warned, now: datetime) -> dict[str, Any]:
+    if event.warning in operation.warnings:  # a second attempt finds the same things again
+        return {}
+    return {"warnings": (*operation.warnings, event.warning)}
+
+
+def _deferred(operation: Operation, event: Deferred, now: datetime) -> dict[str, Any]:
+    warning = OperationWarning.of(
+        "NOT_CRITICAL_ERROR",
+        f"Attempt {event.attempt} of {event.attempts} failed: {event.failure.message}",
+        attempt=event.attempt,
+        error_code=event.failure.code,
+        next_attempt=event.until.isoformat(timespec="milliseconds"),
+    )
+    return {
+        "warnings": (*operation.warnings, warning),
+        "status_message": f"{warning.message}; next attempt at {event.until:%H:%M:%S} UTC",
+    }
+
+
+def _interrupted(operation: Operation, event: Interrupted, now: datetime) -> dict[str, Any]:
+    return {"status_message": f"Interrupted: {event.reason}; it will be taken up again"}
+
+
+def _succeeded(operation: Operation, event: Succeeded, now: datetime) -> dict[str, Any]:
+    return {
+        "progress": PUBLISHED,
+        "end_time": now,
+        "status_message": None,
+        "target_id": event.target_id or operation.target_id,
+    }
+
+
+def _failed(operation: Operation, event: Failed, now: datetime) -> dict[str, Any]:
+    return {
+        "progress": PUBLISHED,
+        "end_time": now,
+        "status_message": None,
+        "error": OperationError(errors=event.errors),
+        "http_error_status_code": event.http_status,
+        "http_error_message": HTTPStatus(event.http_status).phrase.upper(),
+    }
+
+
+_CHANGES: dict[type[Event], Callable[[Operation, Any, datetime], dict[str, Any]]] = {
+    Claimed: _claimed,
+    Progressed: _progressed,
+    Warned: _warned,
+    Deferred: _deferred,
+    Interrupted: _interrupted,
+    Succeeded: _succeeded,
+    Failed: _failed,
+}

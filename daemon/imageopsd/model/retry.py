@@ -1,0 +1,23 @@
+"""When a failed attempt is tried again. The worker obeys; nobody else retries."""
+
+from datetime import datetime, timedelta
+
+import msgspec
+
+
+class RetryPolicy(msgspec.Struct, frozen=True):
+    """Full jitter between 0 and min(`cap`, `base` · 2^(attempt-1)) seconds
+    (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/), never sooner than the provider asks."""
+
+    attempts: int
+    base: float
+    cap: float
+
+    def next_try(self, attempt: int, now: datetime, dice: float, asked: float | None = None) -> datetime | None:
+        """When attempt number `attempt` (from 1) has failed: the time of the next, or `None` to give up.
+        `dice` is a random number in [0, 1); `asked` the provider's Retry-After in seconds."""
+        if attempt >= self.attempts:
+            return None
+        # 2**63 is beyond every cap; a larger exponent would only overflow
+        backoff = dice * min(self.cap, self.base * 2.0 ** min(attempt - 1, 63))
+        return now + timedelta(seconds=max(backoff, asked or 0.0))

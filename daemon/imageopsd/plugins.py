@@ -1,0 +1,40 @@
+"""How a plug is found: backends, stores and queues by the name of their entry point, ours like anybody's.
+
+A plug is a class with an `Options` struct and a constructor `(options, data_dir)` whose instance is an async
+context manager that keeps the promise of its port.
+"""
+
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+BACKENDS = "imageopsd.backends"
+STORES = "imageopsd.stores"
+QUEUES = "imageopsd.queues"
+
+
+class PluginError(Exception):
+    """No such plug, or it cannot be loaded."""
+
+
+def names(group: str) -> list[str]:
+    return sorted(entry.name for entry in entry_points(group=group))
+
+
+def find(group: str, name: str) -> Any:
+    """The class behind `name`. Raises PluginError with the names there are."""
+    found = entry_points(group=group, name=name)
+    if not found:
+        raise PluginError(f"no '{name}' among {group}; installed: {', '.join(names(group)) or 'none'}")
+    return _load(next(iter(found)))
+
+
+def options(group: str) -> dict[str, Any]:
+    """The options struct of every plug of a group, by its name."""
+    return {entry.name: _load(entry).Options for entry in entry_points(group=group)}
+
+
+def _load(entry: EntryPoint) -> Any:
+    try:
+        return entry.load()
+    except (ImportError, AttributeError) as error:
+        raise PluginError(f"{entry.group} '{entry.name}' ({entry.value}) cannot be loaded: {error}") from error

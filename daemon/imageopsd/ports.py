@@ -1,0 +1,293 @@
+"""What the engine asks of others: a queue of jobs, a store of records, a backend that does the work.
+
+Promises only. What an implementation must know stands here; how it does it is its own affair. The suites in
+`tests/storage` and `tests/backends` check every implementation against these words.
+"""
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from types import TracebackType
+from typing import Generic, Protocol, Self, TypeVar
+
+import msgspec
+
+from imageopsd.model.image import Image, ImageFacts
+from imageopsd.model.operation import Operation, OperationWarning
+from imageopsd.model.requests import AnyRequest
+
+T = TypeVar("T")
+
+# ---------------------------------------------------------------------------------------------- the queue
+
+
+class Job(msgspec.Struct, frozen=True):
+    """What somebody submitted, as it came. `id` is the submitter's handle and becomes the request id of a
+    job that names none; `receipt` is the queue's own handle for settling it."""
+
+    id: str
+    body: bytes
+    submitted: datetime
+    receipt: int | str
+
+
+class DeadLetter(msgspec.Struct, frozen=True):
+    """A job that could not become an operation, and why."""
+
+    id: str
+    body: bytes
+    submitted: datetime
+    refused: datetime
+    reason: str
+
+
+class QueueDepth(msgspec.Struct, frozen=True):
+    waiting: int
+    dead: int
+    oldest: datetime | None
+
+
+class JobQueue(Protocol):
+    """Where jobs wait until they are operations. At least once: a job that was received and not settled is
+    received again after a restart, so the reader must recognise it by its id.
+
+    An async context manager. The daemon is the one consumer; a process that only submits and looks constructs
+    its queue with `consumer=False` and works whether a daemon runs or not."""
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    async def put(self, jobs: Sequence[tuple[str, bytes]], now: datetime) -> None:
+        """Adds (id, body) pairs, all or none; returns after they are safe against power loss."""
+
+    async def receive(self, limit: int) -> list[Job]:
+        """The oldest jobs not received by this process yet; waits while there are none, without polling."""
+
+    async def settle(self, receipts: Sequence[int | str]) -> None:
+        """These jobs have become operations: forget them."""
+
+    async def bury(self, receipt: int | str, reason: str, now: datetime) -> None:
+        """This job never will: keep it, with the reason, among the dead letters."""
+
+    async def depth(self) -> QueueDepth:
+        """Kept, not counted: costs the same whatever waits."""
+
+    async def dead_letters(self, limit: int) -> list[DeadLetter]:
+        """The newest first."""
+
+    async def find_dead_letter(self, job_id: str) -> DeadLetter | None: ...
+
+
+# ---------------------------------------------------------------------------------------------- the store
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """The right to work on one operation. `image` is its target as the catalogue has it now; `token` is fresh for
+    every claim and fences every later write; `attempt` counts from 1 and leaves interruptions out; `checkpoint` is
+    what the last holder saved."""
+
+    operation: Operation
+    project: str
+    request: AnyRequest
+    image: Image | None
+    token: str
+    attempt: int
+    checkpoint: bytes | None = None
+
+
+class Acceptance(msgspec.Struct, frozen=True):
+    """The operation that stands for a request, and whether this request made it (`False`: a repeat)."""
+
+    operation: Operation
+    created: bool
+
+
+class Publish(msgspec.Struct, frozen=True):
+    """Catalogue change: this is how the image looks from now on."""
+
+    image: Image
+
+
+class Forget(msgspec.Struct, frozen=True):
+    """Catalogue change: the image never came to be."""
+
+    image_id: int
+
+
+CatalogueChange = Publish | Forget | None
+
+
+class Page(msgspec.Struct, Generic[T], frozen=True):
+    """A stretch of a list; `more` says that another page follows it."""
+
+    items: list[T]
+    more: bool
+
+
+class Totals(msgspec.Struct, frozen=True):
+    """Operations by what they wait for now, and by how they ended since the store was made."""
+
+    pending: int
+    running: int
+    succeeded: int
+    failed: int
+
+
+class Store(Protocol):
+    """The records, the claims on them and the image catalogue.
+
+    Every write returns after it is safe against power loss, or raises and changed nothing. A caller that is
+    cancelled meanwhile learns nothing, but the write is whole. Every method that takes a `Claim` raises
+    LeaseLost if the claim's token is not the newest one of that operation, and then changes nothing.
+    """
+
+    observe_commit: Callable[[float], None] | None
+    """Set before entering: called, in any thread, with the seconds each commit took."""
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    async def accept(
+        self,
+        operation: Operation,
+        project: str,
+        request: AnyRequest,
+        *,
+        lane: str,
+        reserve: Image | None = None,
+    ) -> Acceptance:
+        """Records a new operation, PENDING or already DONE, and in the same transaction reserves the image
+        its request will make. The same request id with the same request in one project returns the first
+        operation; with another request it raises RequestIdReused. A taken image name raises AlreadyExists.
+        Operations of one lane are claimed one at a time, in the order of their ids."""
+
+    async def repeated(self, project: str, request: AnyRequest) -> Operation | None:
+        """The operation that stands for this request already, if any. Raises RequestIdReused."""
+
+    async def claim(
+        self, owner: str, limit: int, now: datetime, until: datetime, begin: Callable[[Operation], Operation]
+    ) -> list[Claim]:
+        """Claims up to `limit` due operations for `owner` until `until`, oldest first, and records each as
+        `begin` makes it. No operation is in two claims."""
+
+    async def next_due(self) -> datetime | None:
+        """When the next deferred operation may be claimed, if any waits."""
+
+    async def save(self, claim: Claim, operation: Operation) -> None:
+        """Records how the claimed operation looks now."""
+
+    async def save_checkpoint(self, claim: Claim, checkpoint: bytes) -> None:
+        """Keeps what the next holder of this operation needs to go on instead of starting again."""
+
+    async def defer(self, claim: Claim, operation: Operation, until: datetime) -> None:
+        """Ends the claim; the operation may be claimed again from `until` on."""
+
+    async def release(self, claim: Claim, operation: Operation) -> None:
+        """Ends the claim as if it had not been made: due at once, the attempt given back."""
+
+    async def finish(self, claim: Claim, operation: Operation, change: CatalogueChange) -> None:
+        """Records the end and changes the catalogue, in one transaction; the lane's next becomes due."""
+
+    async def renew(self, owner: str, until: datetime) -> int:
+        """Extends all claims of `owner`; how many there are."""
+
+    async def enter(self, owner: str, now: datetime) -> int:
+        """A process begins to work as `owner`, an id no process had before. Claims of processes that are provably
+        gone are freed, as `release` would. How many."""
+
+    async def leave(self, owner: str, now: datetime) -> None:
+        """`owner` ends in good order and holds nothing any more."""
+
+    async def recover(self, now: datetime) -> int:
+        """Frees the claims whose lease has run out, as `release` would. How many."""
+
+    async def operation(self, project: str | None, reference: str) -> Operation:
+        """By name, numeric id or request id; in whatever project if that is `None`. Raises NotFound."""
+
+    async def operations(
+        self, project: str | None, limit: int, after: int | None, newest_first: bool
+    ) -> Page[Operation]:
+        """A page of the operations of a project, or of all, in the order of their ids, from behind id `after`."""
+
+    async def image(self, project: str, reference: str) -> Image:
+        """By name or numeric id. Raises NotFound."""
+
+    async def newest_in_family(self, project: str, family: str) -> Image:
+        """The family's newest READY image that is not deprecated. Raises NotFound."""
+
+    async def images(self, project: str, limit: int, after: str | int | None, newest_first: bool) -> Page[Image]:
+        """A page of a project's images by name, or the newest first; from behind name or id `after`."""
+
+    async def totals(self) -> Totals:
+        """Kept, not counted: costs the same whatever the history."""
+
+    async def newest_id(self) -> int:
+        """The largest id of an operation or image so far, 0 if there is none: new ids go on from there."""
+
+
+# -------------------------------------------------------------------------------------------- the backend
+
+
+class InsertTask(msgspec.Struct, frozen=True):
+    """Make `image` (reserved: its id, name and source are set). `source` is the image it is to be copied from,
+    when that is its source. `checkpoint` is what an earlier try saved."""
+
+    operation_id: str
+    project: str
+    image: Image
+    source: Image | None = None
+    checkpoint: bytes | None = None
+
+
+class PatchTask(msgspec.Struct, frozen=True):
+    """Make the image that looks like `before` look like `after`."""
+
+    operation_id: str
+    project: str
+    before: Image
+    after: Image
+
+
+class Reporter(Protocol):
+    """How a backend tells of its work. Call it on the event loop, as often as there is news."""
+
+    def progress(self, percent: int, message: str | None = None) -> None:
+        """`percent` of the work done, 0 to 99; a value below an earlier one changes only the message."""
+
+    def warn(self, warning: OperationWarning) -> None:
+        """A warning for the record; the same one twice is kept once."""
+
+    def transferred(self, size: int) -> None:
+        """That many more bytes came in from the source."""
+
+    async def checkpoint(self, data: bytes) -> None:
+        """Saves, durably, what a later try needs to go on from here. Raises LeaseLost."""
+
+
+class Backend(Protocol):
+    """Carries tasks out. An async context manager: entering it makes it ready and clears away what dead
+    processes left half done.
+
+    A failure is one of `model.errors.BackendFailure`: TemporaryFailure where the same task may succeed later,
+    PermanentFailure or QuotaExceeded where not. Backends neither retry nor know of leases. Cancellation may come
+    at any await; then the call leaves nothing that its next try could trip over. After a crash the same task comes
+    again: an effect that already happened is found, not made twice.
+    """
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    async def insert_image(self, task: InsertTask, report: Reporter) -> ImageFacts:
+        """Makes the image, whole and safe against power loss, and tells what it is like. Nothing of it can be
+        seen before, nothing remains after a failure."""
+
+    async def patch_image(self, task: PatchTask, report: Reporter) -> None:
+        """Carries the change to the provider."""

@@ -1,0 +1,279 @@
+"""One SQLite file: how it is opened and migrated, its one writer, its readers.
+
+The writer is a thread that owns its connection and runs whole transactions as functions. Whatever queued up
+while the last fsync ran goes into the next transaction, one savepoint each (group commit), then all waiters are
+woken at once. aiosqlite cannot do this: a coroutine that is cancelled between BEGIN and COMMIT leaves the
+transaction open, and two coroutines on one connection share a transaction without knowing
+(aiosqlite#241, #290; `daemon/decisions/0001-one-writer.md`). Reading through it is safe.
+"""
+
+import asyncio
+import os
+import sqlite3
+import threading
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager, closing
+from datetime import UTC, datetime
+from importlib import resources
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from time import perf_counter
+from typing import Any, Generic, TypeVar
+
+import aiosqlite
+import anyio
+
+from imageopsd.model.errors import ImageOpsError, StoreError, StoreFull, StoreTooNew
+
+T = TypeVar("T")
+
+BUSY_TIMEOUT = 10.0
+"""Seconds a writer waits for another process's transaction (a `submit`, a backup)."""
+
+BATCH = 512
+"""Most functions in one transaction: bounds how long the first of them waits for its commit."""
+
+
+class Transaction:
+    """What a function given to `Writer.run` may use. `tally` counts are summed over a whole batch and written
+    once with its commit."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.execute = connection.execute
+        self.executemany = connection.executemany
+        self.tally: Counter[str] = Counter()
+
+    def write_tally(self) -> None:
+        rows = [(change, name) for name, change in self.tally.items() if change]
+        self.executemany("UPDATE totals SET value = value + ? WHERE name = ?", rows)
+
+
+class _Work(Generic[T]):
+    __slots__ = ("error", "function", "future", "result")
+
+    def __init__(self, function: Callable[[Transaction], T], future: "asyncio.Future[T]") -> None:
+        self.function = function
+        self.future = future
+        self.result: T | None = None
+        self.error: BaseException | None = None
+
+
+class Writer:
+    """The only writer of its file. `observe` is called, in the writer's thread, with the seconds each commit took."""
+
+    def __init__(self, path: Path, observe: Callable[[float], None] | None = None) -> None:
+        self._connection = connect(path)
+        self._observe = observe
+        self._inbox: SimpleQueue[_Work[Any] | None] = SimpleQueue()
+        self._loop = asyncio.get_running_loop()
+        self._broken: StoreError | None = None
+        self._thread = threading.Thread(target=self._run, name=f"writer {path.name}", daemon=True)
+        self._thread.start()
+
+    async def run(self, function: Callable[[Transaction], T]) -> T:
+        """Runs `function` in a transaction and returns its result after the fsync. If it raises, its changes are
+        gone and its error comes here. Cannot be cancelled: the row would be written all the same."""
+        future: asyncio.Future[T] = self._loop.create_future()
+        self._inbox.put(_Work(function, future))
+        with anyio.CancelScope(shield=True):
+            await future
+        return future.result()
+
+    async def close(self) -> None:
+        """Finishes what was asked for, empties the write-ahead log into the file and closes it."""
+        self._inbox.put(None)
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(self._thread.join)
+        with closing(self._connection):
+            if self._broken is None:
+                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def _run(self) -> None:
+        open_ = True
+        while open_:
+            batch = [self._inbox.get()]
+            try:
+                while len(batch) < BATCH:
+                    batch.append(self._inbox.get_nowait())
+            except Empty:
+                pass
+            work = [item for item in batch if item is not None]
+            open_ = len(work) == len(batch)
+            if work:
+                began = perf_counter()
+                self._commit(work)
+                if self._observe is not None:
+                    self._observe(perf_counter() - began)
+                self._loop.call_soon_threadsafe(_deliver, work)
+
+    def _commit(self, batch: list[_Work[Any]]) -> None:
+        """All of `batch` in one transaction; an item that raises is undone alone."""
+        try:
+            if self._broken is not None:
+                raise self._broken
+            transaction = Transaction(self._connection)
+            execute = self._connection.execute
+            execute("BEGIN IMMEDIATE")
+            for item in batch:
+                counted = transaction.tally.copy()
+                execute("SAVEPOINT item")
+                try:
+                    item.result = item.function(transaction)
+                except (ImageOpsError, ValueError, sqlite3.IntegrityError) as error:
+                    item.error = error
+                    transaction.tally = counted
+                    execute("ROLLBACK TO item")
+                execute("RELEASE item")
+            transaction.write_tally()
+            execute("COMMIT")
+        except BaseException as error:  # the thread must outlive everything, and every waiter must hear of it
+            failure = self._failed(error)
+            for item in batch:
+                item.error = failure
+
+    def _failed(self, error: BaseException) -> BaseException:
+        """What the waiters are told after the whole transaction failed."""
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
+        if not isinstance(error, sqlite3.Error):
+            return error
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code == sqlite3.SQLITE_FULL:
+            return StoreFull(f"no space left for the database: {error}")
+        failure = StoreError(f"the database cannot be written: {error}")
+        if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            # After a failed fsync the page cache may not hold what the disk holds: nothing may be built on it.
+            # https://www.sqlite.org/rescode.html#ioerr_fsync, https://lwn.net/Articles/752063/
+            self._broken = failure
+        return failure
+
+
+def _deliver(batch: Iterable[_Work[Any]]) -> None:
+    for item in batch:
+        if item.future.cancelled():
+            continue
+        if item.error is not None:
+            item.future.set_exception(item.error)
+        else:
+            item.future.set_result(item.result)
+
+
+class Readers:
+    """A few read-only connections. Reads are one hop each and fetch everything at once: a cursor left open would
+    pin the write-ahead log (getsentry/taskbroker#220)."""
+
+    def __init__(self, path: Path, count: int = 2) -> None:
+        self._path = path
+        self._count = count
+        self._free: asyncio.LifoQueue[aiosqlite.Connection] = asyncio.LifoQueue()
+
+    async def open(self) -> None:
+        for _ in range(self._count):
+            connection = await aiosqlite.connect(self._path, isolation_level=None)
+            await connection.execute("PRAGMA query_only = ON")
+            self._free.put_nowait(connection)
+
+    async def fetch(self, sql: str, *parameters: object) -> list[Any]:
+        """All rows of one statement."""
+        rows: list[Any] = []
+        async with self._connection() as connection:
+            with anyio.CancelScope(shield=True):
+                rows.extend(await connection.execute_fetchall(sql, parameters))
+        return rows
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[aiosqlite.Connection]:
+        connection = await self._free.get()
+        try:
+            yield connection
+        finally:
+            self._free.put_nowait(connection)
+
+    async def close(self) -> None:
+        with anyio.CancelScope(shield=True):
+            for _ in range(self._count):
+                connection = await self._free.get()
+                await connection.close()
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """A connection set up for durable writing. FULL is a setting of the connection, not of the file: NORMAL in
+    WAL mode may lose the last commits at a power loss (https://www.sqlite.org/pragma.html#pragma_synchronous)."""
+    connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA foreign_keys = ON")
+    return connection
+
+
+def migrate(path: Path, schema: str) -> int:
+    """Brings the file at `path` to the newest version of `schema` (a folder of numbered SQL) and returns that
+    version. All steps in one transaction, after a copy `<file>.v<old>.bak` of a file that held anything.
+    Raises StoreTooNew for a file of a later version."""
+    steps = _steps(schema)
+    newest = max(steps)
+    _create_private(path)
+    with closing(connect(path)) as connection:
+        if connection.execute("PRAGMA user_version").fetchone() == (newest,):
+            return newest
+        # neither can be set inside a transaction, and the first only before there is a table
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            if version > newest:
+                raise StoreTooNew(
+                    f"{path} has schema version {version}; this imageopsd knows versions up to {newest}. "
+                    "Run the imageopsd that wrote it, or a newer one."
+                )
+            if 0 < version < newest:
+                _back_up(path, version)
+            for number in range(version + 1, newest + 1):
+                for statement in _statements(steps[number]):
+                    connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {newest}")
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+    return newest
+
+
+def _steps(schema: str) -> dict[int, str]:
+    folder = resources.files("imageopsd.storage.sqlite.migrations") / schema
+    return {int(file.name.split(".")[0]): file.read_text() for file in folder.iterdir() if file.name.endswith(".sql")}
+
+
+def _statements(script: str) -> Iterable[str]:
+    """One statement at a time: `executescript` would commit the transaction it runs in."""
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
+
+
+def _create_private(path: Path) -> None:
+    """Records name images, projects and users: for the daemon's account only."""
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+
+def _back_up(path: Path, version: int) -> None:
+    """A copy through SQLite's own backup, so that what is still in the write-ahead log is in it."""
+    with (
+        closing(sqlite3.connect(path)) as source,
+        closing(connect(path.with_name(f"{path.name}.v{version}.bak"))) as copy,
+    ):
+        source.backup(copy)
+
+
+def milliseconds(time: datetime) -> int:
+    """A time as the files keep it: whole unix milliseconds."""
+    return round(time.timestamp() * 1000)
+
+
+def time_of(unix_milliseconds: int) -> datetime:
+    return datetime.fromtimestamp(unix_milliseconds / 1000, UTC)

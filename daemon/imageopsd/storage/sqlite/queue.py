@@ -1,0 +1,116 @@
+"""Jobs in `queue.db`: written by `imageopsd submit`, whether the daemon runs or not, and read by the daemon."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import anyio
+import msgspec
+
+from imageopsd.ports import DeadLetter, Job, QueueDepth
+from imageopsd.storage.sqlite.connection import Readers, Transaction, Writer, migrate, milliseconds, time_of
+from imageopsd.storage.sqlite.doorbell import Doorbell, ringing
+
+
+class SqliteQueue:
+    """One reader, the daemon; any number of submitting processes. What was received stands in memory as a high-water
+    mark, so a restart receives again whatever was not settled."""
+
+    class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+        """No options."""
+
+    def __init__(self, options: Options, data_dir: Path, *, consumer: bool = True) -> None:
+        self._consumer = consumer
+        self._path = data_dir / "queue.db"
+        self._bell_path = data_dir / "queue.bell"
+        self._received = 0
+
+    async def __aenter__(self) -> Self:
+        await anyio.to_thread.run_sync(migrate, self._path, "queue")
+        self._rung = anyio.Event()
+        self._writer = Writer(self._path)
+        self._readers = Readers(self._path, count=1)
+        await self._readers.open()
+        self._doorbell = Doorbell(self._bell_path, self._ring) if self._consumer else None
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._doorbell is not None:
+            self._doorbell.close()
+        await self._readers.close()
+        await self._writer.close()
+
+    def _ring(self) -> None:
+        self._rung.set()
+        self._rung = anyio.Event()
+
+    async def put(self, jobs: Sequence[tuple[str, bytes]], now: datetime) -> None:
+        submitted = milliseconds(now)
+        rows = [(job_id, submitted, body) for job_id, body in jobs]
+
+        def insert(tx: Transaction) -> None:
+            tx.executemany("INSERT INTO jobs (id, submitted, body) VALUES (?, ?, ?)", rows)
+            tx.tally["waiting"] += len(rows)
+
+        with ringing(self._bell_path):
+            await self._writer.run(insert)
+
+    async def receive(self, limit: int) -> list[Job]:
+        while True:
+            rung = self._rung  # taken before looking: a job that comes after the look has set it
+            rows = await self._readers.fetch(
+                "SELECT receipt, id, submitted, body FROM jobs WHERE receipt > ? ORDER BY receipt LIMIT ?",
+                self._received,
+                limit,
+            )
+            if rows:
+                self._received = rows[-1][0]
+                return [Job(id=id_, body=body, submitted=time_of(at), receipt=n) for n, id_, at, body in rows]
+            await rung.wait()
+
+    async def settle(self, receipts: Sequence[int | str]) -> None:
+        def delete(tx: Transaction) -> None:
+            gone = tx.executemany("DELETE FROM jobs WHERE receipt = ?", [(receipt,) for receipt in receipts])
+            tx.tally["waiting"] -= gone.rowcount
+
+        await self._writer.run(delete)
+
+    async def bury(self, receipt: int | str, reason: str, now: datetime) -> None:
+        def move(tx: Transaction) -> None:
+            moved = tx.execute(
+                "INSERT INTO dead_letters (receipt, id, submitted, refused, reason, body)"
+                " SELECT receipt, id, submitted, ?, ?, body FROM jobs WHERE receipt = ?",
+                (milliseconds(now), reason, receipt),
+            )
+            tx.execute("DELETE FROM jobs WHERE receipt = ?", (receipt,))
+            tx.tally["waiting"] -= moved.rowcount
+            tx.tally["dead"] += moved.rowcount
+
+        await self._writer.run(move)
+
+    async def depth(self) -> QueueDepth:
+        ((waiting, dead, oldest),) = await self._readers.fetch(
+            "SELECT (SELECT value FROM totals WHERE name = 'waiting'), (SELECT value FROM totals WHERE name = 'dead'),"
+            " (SELECT submitted FROM jobs ORDER BY receipt LIMIT 1)"
+        )
+        return QueueDepth(waiting=waiting, dead=dead, oldest=time_of(oldest) if oldest is not None else None)
+
+    async def dead_letters(self, limit: int) -> list[DeadLetter]:
+        rows = await self._readers.fetch(f"{_DEAD} ORDER BY receipt DESC LIMIT ?", limit)
+        return [_dead_letter(row) for row in rows]
+
+    async def find_dead_letter(self, job_id: str) -> DeadLetter | None:
+        rows = await self._readers.fetch(f"{_DEAD} WHERE id = ? ORDER BY receipt DESC LIMIT 1", job_id)
+        return _dead_letter(rows[0]) if rows else None
+
+
+_DEAD = "SELECT id, submitted, refused, reason, body FROM dead_letters"
+
+
+def _dead_letter(row: Any) -> DeadLetter:
+    id_, submitted, refused, reason, body = row
+    return DeadLetter(id=id_, body=body, submitted=time_of(submitted), refused=time_of(refused), reason=reason)

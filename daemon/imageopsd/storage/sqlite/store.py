@@ -1,0 +1,382 @@
+"""Records, claims and the image catalogue in `state.db`.
+
+Each method is one transaction; its SQL stands in it. Methods that end or use a claim name its token in the
+statement that decides, and look at the row count: a stale claim changes nothing.
+"""
+
+import fcntl
+import os
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import anyio
+import msgspec
+
+from imageopsd.model.errors import AlreadyExists, LeaseLost, NotFound, RequestIdReused, StoreInUse
+from imageopsd.model.image import Image, ImageStatus
+from imageopsd.model.names import ANY_PROJECT, NUMERIC_ID, REQUEST_ID, image_path, operation_id_of, operation_path
+from imageopsd.model.operation import Operation, Status
+from imageopsd.model.requests import AnyRequest, decode_int64, encode_int64
+from imageopsd.ports import Acceptance, CatalogueChange, Claim, Forget, Page, Publish, Totals
+from imageopsd.storage.sqlite.connection import Readers, Transaction, Writer, migrate, milliseconds, time_of
+
+_encode = msgspec.json.Encoder(enc_hook=encode_int64).encode
+_decode_operation = msgspec.json.Decoder(Operation).decode
+_decode_image = msgspec.json.Decoder(Image, dec_hook=decode_int64).decode
+_decode_request = msgspec.json.Decoder(AnyRequest, dec_hook=decode_int64).decode
+
+
+class SqliteStore:
+    """One daemon for each data directory, by `flock`: whoever holds the lock knows that earlier ones are dead."""
+
+    class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+        """No options."""
+
+    def __init__(self, options: Options, data_dir: Path) -> None:
+        self._path = data_dir / "state.db"
+        self._lock_path = data_dir / "daemon.lock"
+        self.observe_commit: Callable[[float], None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._lock = _lock(self._lock_path)
+        await anyio.to_thread.run_sync(migrate, self._path, "state")
+        self._writer = Writer(self._path, self.observe_commit)
+        self._readers = Readers(self._path)
+        await self._readers.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._readers.close()
+        await self._writer.close()
+        os.close(self._lock)
+
+    # ------------------------------------------------------------------------------------------- writing
+
+    async def accept(
+        self,
+        operation: Operation,
+        project: str,
+        request: AnyRequest,
+        *,
+        lane: str,
+        reserve: Image | None = None,
+    ) -> Acceptance:
+        fingerprint = request.fingerprint() if request.request_id else None
+
+        def insert(tx: Transaction) -> Acceptance:
+            if request.request_id:
+                first = tx.execute(_BY_REQUEST, (project, request.request_id)).fetchone()
+                if first:
+                    return Acceptance(_same_request(request, *first), created=False)
+            if reserve:
+                _put_image(tx, project, reserve)
+            done = operation.status is Status.DONE
+            tx.execute(
+                "INSERT INTO operations (id, project, request_id, fingerprint, done, record, request)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (int(operation.id), project, request.request_id, fingerprint, done, _text(operation), _text(request)),
+            )
+            if done:
+                tx.tally["failed" if operation.error else "succeeded"] += 1
+            else:
+                tx.execute(
+                    "INSERT INTO tasks (operation_id, lane, runnable, not_before)"
+                    " VALUES (?1, ?2, NOT EXISTS (SELECT 1 FROM tasks WHERE lane = ?2), 0)",
+                    (int(operation.id), lane),
+                )
+                tx.tally["pending"] += 1
+            return Acceptance(operation, created=True)
+
+        return await self._writer.run(insert)
+
+    async def repeated(self, project: str, request: AnyRequest) -> Operation | None:
+        rows = await self._readers.fetch(_BY_REQUEST, project, request.request_id)
+        return _same_request(request, *rows[0]) if rows else None
+
+    async def claim(
+        self, owner: str, limit: int, now: datetime, until: datetime, begin: Callable[[Operation], Operation]
+    ) -> list[Claim]:
+        def take(tx: Transaction) -> list[Claim]:
+            # Fresh ones by age and deferred ones by when they fell due come from the two ends of one index;
+            # neither can starve the other, because the outer order is by age again.
+            claimed = tx.execute(
+                "UPDATE tasks SET token = lower(hex(randomblob(16))), owner = ?1, lease_until = ?2,"
+                " attempt = attempt + 1 WHERE operation_id IN ("
+                "  SELECT operation_id FROM ("
+                "   SELECT * FROM (SELECT operation_id FROM tasks WHERE runnable = 1 AND token IS NULL"
+                "    AND not_before = 0 ORDER BY operation_id LIMIT ?3)"
+                "   UNION ALL"
+                "   SELECT * FROM (SELECT operation_id FROM tasks WHERE runnable = 1 AND token IS NULL"
+                "    AND not_before BETWEEN 1 AND ?4 ORDER BY not_before LIMIT ?3))"
+                "  ORDER BY operation_id LIMIT ?3)"
+                " RETURNING operation_id, token, attempt, checkpoint",
+                (owner, milliseconds(until), limit, milliseconds(now)),
+            ).fetchall()
+            return [self._begun(tx, begin, *row) for row in sorted(claimed)]
+
+        return await self._writer.run(take)
+
+    def _begun(
+        self,
+        tx: Transaction,
+        begin: Callable[[Operation], Operation],
+        operation_id: int,
+        token: str,
+        attempt: int,
+        checkpoint: bytes | None,
+    ) -> Claim:
+        project, record, request = tx.execute(
+            "SELECT project, record, request FROM operations WHERE id = ?", (operation_id,)
+        ).fetchone()
+        before = _decode_operation(record)
+        image = tx.execute("SELECT record FROM images WHERE id = ?", (before.target_id,)).fetchone()
+        operation = begin(before)
+        tx.execute("UPDATE operations SET record = ? WHERE id = ?", (_text(operation), operation_id))
+        if before.status is Status.PENDING:
+            tx.tally["pending"] -= 1
+            tx.tally["running"] += 1
+        return Claim(
+            operation=operation,
+            project=project,
+            request=_decode_request(request),
+            image=_decode_image(image[0]) if image else None,
+            token=token,
+            attempt=attempt,
+            checkpoint=checkpoint,
+        )
+
+    async def save(self, claim: Claim, operation: Operation) -> None:
+        def update(tx: Transaction) -> None:
+            _hold(tx, "UPDATE tasks SET token = token WHERE operation_id = ? AND token = ?", (), claim)
+            _write_record(tx, operation)
+
+        await self._writer.run(update)
+
+    async def save_checkpoint(self, claim: Claim, checkpoint: bytes) -> None:
+        await self._writer.run(
+            lambda tx: _hold(
+                tx, "UPDATE tasks SET checkpoint = ? WHERE operation_id = ? AND token = ?", (checkpoint,), claim
+            )
+        )
+
+    async def defer(self, claim: Claim, operation: Operation, until: datetime) -> None:
+        def put_back(tx: Transaction) -> None:
+            _hold(
+                tx,
+                "UPDATE tasks SET token = NULL, owner = NULL, lease_until = NULL, not_before = ?"
+                " WHERE operation_id = ? AND token = ?",
+                (milliseconds(until),),
+                claim,
+            )
+            _write_record(tx, operation)
+
+        await self._writer.run(put_back)
+
+    async def release(self, claim: Claim, operation: Operation) -> None:
+        def put_back(tx: Transaction) -> None:
+            _hold(
+                tx,
+                "UPDATE tasks SET token = NULL, owner = NULL, lease_until = NULL, not_before = 0,"
+                " attempt = attempt - 1 WHERE operation_id = ? AND token = ?",
+                (),
+                claim,
+            )
+            _write_record(tx, operation)
+
+        await self._writer.run(put_back)
+
+    async def finish(self, claim: Claim, operation: Operation, change: CatalogueChange) -> None:
+        def end(tx: Transaction) -> None:
+            (lane,) = _hold(tx, "DELETE FROM tasks WHERE operation_id = ? AND token = ? RETURNING lane", (), claim)
+            tx.execute("UPDATE operations SET record = ?, done = 1 WHERE id = ?", (_text(operation), int(operation.id)))
+            tx.execute(
+                "UPDATE tasks SET runnable = 1 WHERE operation_id ="
+                " (SELECT operation_id FROM tasks WHERE lane = ? ORDER BY operation_id LIMIT 1)",
+                (lane,),
+            )
+            match change:
+                case Publish(image):
+                    _replace_image(tx, image)
+                case Forget(image_id):
+                    tx.execute("DELETE FROM images WHERE id = ?", (image_id,))
+            tx.tally["running"] -= 1
+            tx.tally["failed" if operation.error else "succeeded"] += 1
+
+        await self._writer.run(end)
+
+    async def renew(self, owner: str, until: datetime) -> int:
+        return await self._writer.run(
+            lambda tx: (
+                tx.execute("UPDATE tasks SET lease_until = ? WHERE owner = ?", (milliseconds(until), owner)).rowcount
+            )
+        )
+
+    async def enter(self, owner: str, now: datetime) -> int:
+        def register(tx: Transaction) -> int:
+            tx.execute("INSERT INTO boots (id, pid, started) VALUES (?, ?, ?)", (owner, os.getpid(), milliseconds(now)))
+            return _free(tx, "token IS NOT NULL")  # we hold the lock: whoever claimed these is dead
+
+        return await self._writer.run(register)
+
+    async def leave(self, owner: str, now: datetime) -> None:
+        await self._writer.run(
+            lambda tx: tx.execute("UPDATE boots SET ended = ? WHERE id = ?", (milliseconds(now), owner)) and None
+        )
+
+    async def recover(self, now: datetime) -> int:
+        return await self._writer.run(lambda tx: _free(tx, "token IS NOT NULL AND lease_until < ?", milliseconds(now)))
+
+    # ------------------------------------------------------------------------------------------- reading
+
+    async def next_due(self) -> datetime | None:
+        ((due,),) = await self._readers.fetch(
+            "SELECT min(not_before) FROM tasks WHERE runnable = 1 AND token IS NULL AND not_before > 0"
+        )
+        return None if due is None else time_of(due)
+
+    async def operation(self, project: str | None, reference: str) -> Operation:
+        by_request = REQUEST_ID.fullmatch(reference)
+        column, value = ("request_id", reference.lower()) if by_request else ("id", self._number(reference))
+        where, scope = ("AND project = ?", (project,)) if project else ("", ())
+        rows = await self._readers.fetch(f"SELECT record FROM operations WHERE {column} = ? {where}", value, *scope)
+        if not rows:
+            raise NotFound(operation_path(project or ANY_PROJECT, reference))
+        return _decode_operation(rows[0][0])
+
+    @staticmethod
+    def _number(reference: str) -> int | None:
+        """The row an operation's name or id means; `None`, which no row has, for what cannot be one."""
+        number = int(reference) if NUMERIC_ID.fullmatch(reference) else operation_id_of(reference)
+        return number if number is not None and number < 2**63 else None
+
+    async def operations(
+        self, project: str | None, limit: int, after: int | None, newest_first: bool
+    ) -> Page[Operation]:
+        direction, beyond, first = ("DESC", "<", 2**63 - 1) if newest_first else ("ASC", ">", 0)
+        where, scope = ("project = ? AND", (project,)) if project else ("", ())
+        rows = await self._readers.fetch(
+            f"SELECT record FROM operations WHERE {where} id {beyond} ? ORDER BY id {direction} LIMIT ?",
+            *scope,
+            first if after is None else after,
+            limit + 1,
+        )
+        return Page([_decode_operation(record) for (record,) in rows[:limit]], more=len(rows) > limit)
+
+    async def image(self, project: str, reference: str) -> Image:
+        column = "name"
+        if NUMERIC_ID.fullmatch(reference):
+            column, reference = "id", str(min(int(reference), 2**63 - 1))
+        rows = await self._readers.fetch(
+            f"SELECT record FROM images WHERE project = ? AND {column} = ?", project, reference
+        )
+        if not rows:
+            raise NotFound(image_path(project, reference))
+        return _decode_image(rows[0][0])
+
+    async def newest_in_family(self, project: str, family: str) -> Image:
+        rows = await self._readers.fetch(
+            "SELECT record FROM images WHERE project = ? AND family = ? ORDER BY id DESC LIMIT 1", project, family
+        )
+        if not rows:
+            raise NotFound(image_path(project, f"family/{family}"))
+        return _decode_image(rows[0][0])
+
+    async def images(self, project: str, limit: int, after: str | int | None, newest_first: bool) -> Page[Image]:
+        column, direction, beyond, first = ("id", "DESC", "<", 2**63 - 1) if newest_first else ("name", "ASC", ">", "")
+        rows = await self._readers.fetch(
+            f"SELECT record FROM images WHERE project = ? AND {column} {beyond} ?"
+            f" ORDER BY {column} {direction} LIMIT ?",
+            project,
+            first if after is None else after,
+            limit + 1,
+        )
+        return Page([_decode_image(record) for (record,) in rows[:limit]], more=len(rows) > limit)
+
+    async def totals(self) -> Totals:
+        return Totals(**dict(await self._readers.fetch("SELECT name, value FROM totals")))
+
+    async def newest_id(self) -> int:
+        ((newest,),) = await self._readers.fetch(
+            "SELECT max(coalesce((SELECT max(id) FROM operations), 0), coalesce((SELECT max(id) FROM images), 0))"
+        )
+        return int(newest)
+
+
+# ------------------------------------------------------------------------------------------------ statements
+
+_BY_REQUEST = "SELECT record, fingerprint FROM operations WHERE project = ? AND request_id = ?"
+
+
+def _same_request(request: AnyRequest, record: str, fingerprint: bytes) -> Operation:
+    """The first operation under the request's id. Raises RequestIdReused if that was another request."""
+    first = _decode_operation(record)
+    if fingerprint != request.fingerprint():
+        raise RequestIdReused(str(request.request_id), first.name)
+    return first
+
+
+def _lock(path: Path) -> int:
+    """Takes the data directory for this process; the kernel gives it back however the process ends."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        holder = os.pread(descriptor, 20, 0).decode(errors="replace").strip()
+        os.close(descriptor)
+        raise StoreInUse(f"{path.parent} is in use by another imageopsd (process {holder or 'unknown'})") from error
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    return descriptor
+
+
+def _text(record: msgspec.Struct) -> str:
+    return _encode(record).decode()
+
+
+def _hold(tx: Transaction, statement: str, values: tuple[object, ...], claim: Claim) -> Any:
+    """Runs a statement that ends in `operation_id = ? AND token = ?`. Raises LeaseLost if it met no row."""
+    cursor = tx.execute(statement, (*values, int(claim.operation.id), claim.token))
+    row = cursor.fetchone()  # a RETURNING statement has its row count only after its rows
+    if cursor.rowcount == 0:
+        raise LeaseLost(claim.operation.name)
+    return row
+
+
+def _write_record(tx: Transaction, operation: Operation) -> None:
+    tx.execute("UPDATE operations SET record = ? WHERE id = ?", (_text(operation), int(operation.id)))
+
+
+def _free(tx: Transaction, which: str, *values: object) -> int:
+    """Gives claims back with their attempts: an interruption is not a failure (riverqueue/river#1290)."""
+    return tx.execute(
+        "UPDATE tasks SET token = NULL, owner = NULL, lease_until = NULL, not_before = 0, attempt = attempt - 1"
+        f" WHERE {which}",
+        values,
+    ).rowcount
+
+
+def _family(image: Image) -> str | None:
+    """The family an image can be found by; a deprecated or unfinished one cannot."""
+    findable = image.status is ImageStatus.READY and image.deprecated is None
+    return image.family if findable else None
+
+
+def _put_image(tx: Transaction, project: str, image: Image) -> None:
+    if tx.execute("SELECT 1 FROM images WHERE project = ? AND name = ?", (project, image.name)).fetchone():
+        raise AlreadyExists(image_path(project, str(image.name)))
+    tx.execute(
+        "INSERT INTO images (id, project, name, family, record) VALUES (?, ?, ?, ?, ?)",
+        (image.id, project, image.name, _family(image), _text(image)),
+    )
+
+
+def _replace_image(tx: Transaction, image: Image) -> None:
+    tx.execute(
+        "UPDATE images SET family = ?, record = ? WHERE id = ?",
+        (_family(image), _text(image), image.id),
+    )

@@ -1,0 +1,105 @@
+"""The daemon's state at a glance, kept in memory: what `/status` and the probes answer from."""
+
+from collections import deque
+from datetime import datetime
+from typing import Any
+
+from imageopsd.model.events import (
+    Accepted,
+    Change,
+    Claimed,
+    Deferred,
+    Failed,
+    Happening,
+    Interrupted,
+    JobBuried,
+    Succeeded,
+)
+from imageopsd.model.operation import Operation
+from imageopsd.ports import Totals
+
+RECENT = 20
+"""Failures and dead letters remembered for the eye; the records keep all."""
+
+
+class Board:
+    """Subscribe `hear` to the bus. Starts from the store's totals and counts on."""
+
+    def __init__(self, version: str, backend: str, slots: int, started: datetime) -> None:
+        self._head = {"version": version, "backend": backend, "slots": slots, "started": started.isoformat()}
+        self.phase = "starting"
+        self.pending = self.succeeded = self.failed = 0
+        self._running: dict[str, tuple[str, Operation]] = {}
+        self._failures: deque[dict[str, Any]] = deque(maxlen=RECENT)
+        self._dead: deque[dict[str, str]] = deque(maxlen=RECENT)
+
+    def start_from(self, totals: Totals) -> None:
+        """What the store knew when this process began; operations that were running then are pending now."""
+        self.pending = totals.pending + totals.running
+        self.succeeded, self.failed = totals.succeeded, totals.failed
+
+    def hear(self, happening: Happening) -> None:
+        match happening:
+            case Change(event=event, operation=operation, project=project):
+                self._changed(event, operation, project)
+            case JobBuried(job_id=job_id, reason=reason):
+                self._dead.appendleft({"job": job_id, "reason": reason})
+
+    def _changed(self, event: object, operation: Operation, project: str) -> None:
+        was_running = self._running.pop(operation.id, None) is not None
+        match event:
+            case Accepted():
+                self.pending += 1
+            case Deferred() | Interrupted():
+                self.pending += 1
+            case Succeeded():
+                self.succeeded += 1
+            case Failed():
+                self.failed += 1
+                self._failures.appendleft(_failure(project, operation))
+            case _:
+                self.pending -= isinstance(event, Claimed) and not was_running
+                self._running[operation.id] = (project, operation)
+
+    @property
+    def running(self) -> int:
+        return len(self._running)
+
+    def snapshot(self) -> dict[str, Any]:
+        return {
+            **self._head,
+            "phase": self.phase,
+            "operations": {
+                "pending": self.pending,
+                "running": len(self._running),
+                "succeeded": self.succeeded,
+                "failed": self.failed,
+            },
+            "running": [_progress(project, operation) for project, operation in self._running.values()],
+            "recentFailures": list(self._failures),
+            "recentDeadLetters": list(self._dead),
+        }
+
+
+def _progress(project: str, operation: Operation) -> dict[str, Any]:
+    return {
+        "project": project,
+        "name": operation.name,
+        "operationType": operation.operation_type,
+        "target": operation.target_link.rpartition("/")[2],
+        "progress": operation.progress,
+        "statusMessage": operation.status_message,
+        "startTime": operation.start_time.isoformat() if operation.start_time else None,
+    }
+
+
+def _failure(project: str, operation: Operation) -> dict[str, Any]:
+    entry = operation.error.errors[0] if operation.error else None
+    return {
+        "project": project,
+        "name": operation.name,
+        "target": operation.target_link.rpartition("/")[2],
+        "code": entry.code if entry else None,
+        "message": entry.message if entry else None,
+        "endTime": operation.end_time.isoformat() if operation.end_time else None,
+    }

@@ -1,0 +1,139 @@
+"""Every metric of the daemon. No identifier is a label; every label pair is there from the first scrape, so that
+`rate()` sees the first failure."""
+
+from itertools import product
+from typing import TypeVar
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+)
+
+from imageopsd.model.events import (
+    Accepted,
+    BackendCrashed,
+    BytesReceived,
+    Change,
+    Claimed,
+    Deferred,
+    Failed,
+    Happening,
+    Interrupted,
+    JobBuried,
+    LeaseWasLost,
+    StoreTroubled,
+    Succeeded,
+)
+
+TYPES = ("insert", "patch")
+OUTCOMES = ("success", "failure")
+REASONS = ("INVALID_FIELD_VALUE", "REQUEST_ID_REUSED")
+HOURS = (0.1, 0.5, 1, 5, 15, 60, 300, 900, 1800, 3600, 7200, 14400)
+"""Bucket bounds in seconds for work that takes from a moment to an afternoon."""
+WAITS = (0.005, 0.05, 0.5, 1, 5, 15, 60, 300, 900, 3600)
+COMMITS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1, 5)
+
+Family = TypeVar("Family", Counter, Gauge, Histogram)
+
+
+class Metrics:
+    """Subscribe `hear` to the bus and expose `registry`."""
+
+    def __init__(self, version: str, backend: str, slots: int) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # `_created` doubles a counter's series (prometheus/client_python#672)
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        build = Gauge("imageopsd_build_info", "Version and backend of this daemon; always 1.", ["version", "backend"],
+                      registry=self.registry)  # fmt: skip
+        build.labels(version, backend).set(1)
+        Gauge("imageopsd_worker_slots", "Operations that can be carried out at once.",
+              registry=self.registry).set(slots)  # fmt: skip
+        self._finished = self._counter("operations", "Operations that ended.", type=TYPES, outcome=OUTCOMES)
+        self._accepted = self._counter("operations_accepted", "Operations recorded for the first time.", type=TYPES)
+        self._retries = self._counter("operation_retries", "Attempts that failed and will be made again.", type=TYPES)
+        self._interrupted = self._counter("operations_interrupted", "Attempts given back by a stop.", type=TYPES)
+        self._buried = self._counter("jobs_dead_lettered", "Jobs that could not become operations.", reason=REASONS)
+        self._received = self._counter("bytes_received", "Bytes that came in from image sources.")
+        self._leases_lost = self._counter("leases_lost", "Claims found in other hands.")
+        self._crashes = self._counter("backend_crashes", "Errors that no backend may raise; each is a bug.")
+        self._troubles = self._counter("store_full", "Writes put off because the disk was full.")
+        self._duration = self._histogram("operation_duration", "From the first claim to the end.", HOURS, type=TYPES,
+                                         outcome=OUTCOMES)  # fmt: skip
+        self._wait = self._histogram("queue_wait", "From the record of an operation to its first claim.", WAITS)
+        self.commit = self._histogram("journal_write", "One commit of the record store, fsync included.", COMMITS)
+        self._running = self._gauge("operations_running", "Operations a worker has in hand.", type=TYPES)
+        self._last_success = self._gauge("last_success_timestamp_seconds", "When an operation last succeeded.",
+                                         type=TYPES)  # fmt: skip
+        self._queue = self._gauge("queue_jobs", "Jobs by where they wait.", state=("waiting", "dead"))
+        self._pending = self._gauge("operations_pending", "Operations no worker has taken yet.")
+        self._oldest = self._gauge("queue_oldest_job_age_seconds", "Age of the oldest job in the queue; 0 if empty.")
+
+    def _counter(self, name: str, text: str, **labels: tuple[str, ...]) -> Counter:
+        return _prepared(Counter(f"imageopsd_{name}", text, list(labels), registry=self.registry), labels)
+
+    def _gauge(self, name: str, text: str, **labels: tuple[str, ...]) -> Gauge:
+        return _prepared(Gauge(f"imageopsd_{name}", text, list(labels), registry=self.registry), labels)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...], **labels: tuple[str, ...]) -> Histogram:
+        histogram = Histogram(f"imageopsd_{name}_seconds", text, list(labels), buckets=buckets, registry=self.registry)
+        return _prepared(histogram, labels)
+
+    def hear(self, happening: Happening) -> None:
+        match happening:
+            case Change():
+                self._changed(happening)
+            case JobBuried(kind=kind):
+                self._buried.labels(kind).inc()
+            case BytesReceived(size=size):
+                self._received.inc(size)
+            case LeaseWasLost():
+                self._leases_lost.inc()
+            case BackendCrashed():
+                self._crashes.inc()
+            case StoreTroubled():
+                self._troubles.inc()
+
+    def _changed(self, change: Change) -> None:
+        operation, kind = change.operation, change.operation.operation_type
+        started = operation.start_time
+        match change.event:
+            case Accepted():
+                self._accepted.labels(kind).inc()
+            case Claimed():
+                self._running.labels(kind).inc()
+                if started == change.at:
+                    self._wait.observe((started - operation.insert_time).total_seconds())
+            case Deferred():
+                self._running.labels(kind).dec()
+                self._retries.labels(kind).inc()
+            case Interrupted():
+                self._running.labels(kind).dec()
+                self._interrupted.labels(kind).inc()
+            case Succeeded() | Failed():
+                outcome = "success" if operation.error is None else "failure"
+                self._finished.labels(kind, outcome).inc()
+                if outcome == "success":
+                    self._last_success.labels(kind).set(change.at.timestamp())
+                if started is not None:  # a refused job was never claimed
+                    self._running.labels(kind).dec()
+                    self._duration.labels(kind, outcome).observe((change.at - started).total_seconds())
+
+    def set_depths(self, waiting: int, dead: int, oldest_age: float, pending: int) -> None:
+        self._queue.labels("waiting").set(waiting)
+        self._queue.labels("dead").set(dead)
+        self._oldest.set(oldest_age)
+        self._pending.set(pending)
+
+
+def _prepared(family: Family, labels: dict[str, tuple[str, ...]]) -> Family:
+    """The family with every combination of its label values at zero."""
+    if labels:
+        for combination in product(*labels.values()):
+            family.labels(*combination)
+    return family

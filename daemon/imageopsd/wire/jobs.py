@@ -1,0 +1,61 @@
+"""A job as it lies in the queue: one JSON object that names a method, a project and a body."""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from imageopsd.model.errors import InvalidRequest
+from imageopsd.model.requests import AnyRequest, InsertImage, PatchImage, check
+from imageopsd.wire.compute import read_image, read_patch
+from imageopsd.wire.json_body import convert, parse, without_empties
+
+MAX_JOB_BYTES = 1024 * 1024
+"""No image resource comes near it; a larger one would sit in every backup and page of the queue."""
+
+
+class _JobFile(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+    method: str | None = None
+    project: str | None = None
+    request_id: str | None = None
+    force_create: bool = False
+    image: str | None = None
+    body: dict[str, Any] | None = None
+
+
+def read_job(data: bytes, job_id: str) -> AnyRequest:
+    """The request in a job. One that names no request id gets the job's own, so that a job delivered twice is
+    the same operation. Raises InvalidRequest with the text a REST caller would get."""
+    if len(data) > MAX_JOB_BYTES:
+        raise InvalidRequest("job", f"Invalid value for field 'job'. Expected at most {MAX_JOB_BYTES} bytes.")
+    value = parse(data, "job")
+    if isinstance(value, dict):  # the body's empties are the body's affair: a patch may mean them
+        value = without_empties({k: v for k, v in value.items() if k != "body"}) | {"body": value.get("body") or {}}
+    job = convert(value, _JobFile, "job")
+    if job.method is None:
+        raise InvalidRequest.missing("job.method", f"Expected one of {', '.join(METHODS)}")
+    read = METHODS.get(job.method)
+    if read is None:
+        raise InvalidRequest.value("job.method", job.method, f"Expected one of {', '.join(METHODS)}")
+    if job.project is None:
+        raise InvalidRequest.missing("job.project", "Expected a project id such as 'my-project'")
+    return check(read(job, job.project, job.request_id or job_id))
+
+
+def _insert(job: _JobFile, project: str, request_id: str) -> AnyRequest:
+    if job.image is not None:
+        raise InvalidRequest("job.image", "Invalid value for field 'job.image'. images.insert names it in body.name.")
+    return InsertImage(
+        project=project, request_id=request_id, image=read_image(job.body), force_create=job.force_create
+    )
+
+
+def _patch(job: _JobFile, project: str, request_id: str) -> AnyRequest:
+    if job.image is None:
+        raise InvalidRequest.missing("job.image", "Expected the name or id of the image to patch")
+    if job.force_create:
+        raise InvalidRequest("job.forceCreate", "Invalid value for field 'job.forceCreate'. Only inserts know it.")
+    return PatchImage(project=project, request_id=request_id, image=job.image, patch=read_patch(job.body))
+
+
+METHODS: dict[str, Callable[[_JobFile, str, str], AnyRequest]] = {"images.insert": _insert, "images.patch": _patch}

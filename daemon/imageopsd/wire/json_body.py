@@ -1,0 +1,79 @@
+"""JSON from strangers into structs of the model, with errors that name the field the caller wrote."""
+
+import re
+from difflib import get_close_matches
+from typing import Any, TypeVar
+
+import msgspec
+
+from imageopsd.model.errors import InvalidRequest
+from imageopsd.model.requests import decode_int64
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+_AT = re.compile(r"(?P<problem>.*?)(?: - at `(?P<kind>key in )?\$(?P<path>.*)`)?", re.DOTALL)
+_UNKNOWN = re.compile(r"Object contains unknown field `(?P<name>.*)`", re.DOTALL)
+_TYPE = re.compile(r"Expected `(?P<expected>.*?)`, got `(?P<got>.*?)`")
+_TYPE_NAMES = {"str": "a string", "bool": "a boolean", "int": "an integer", "object": "an object", "array": "a list",
+               "float": "a number", "null": "null"}  # fmt: skip
+
+
+def parse(data: bytes, what: str) -> Any:
+    """The JSON value in `data`. Raises InvalidRequest saying where it stops being JSON."""
+    try:
+        return msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidRequest(what, f"Invalid JSON payload received for '{what}': {error}.") from error
+    except RecursionError as error:
+        raise InvalidRequest(what, f"Invalid JSON payload received for '{what}': nested too deeply.") from error
+
+
+def without_empties(value: Any, keep: frozenset[str] = frozenset()) -> Any:
+    """`value` without null, "", {} and []: clients send them for what they did not set (npm's `"labels": {}`,
+    libcloud's nulls, unset protobuf enums). Top-level members named in `keep` may be empty strings."""
+    if isinstance(value, dict):
+        cleaned = {k: v if k in keep and v == "" else without_empties(v) for k, v in value.items()}
+        return {k: v for k, v in cleaned.items() if (k in keep and v == "") or not _empty(v)}
+    if isinstance(value, list):
+        return [without_empties(item) for item in value]
+    return value
+
+
+def _empty(value: Any) -> bool:
+    return value is None or value in ("", {}, []) or (isinstance(value, float) and value != value)
+
+
+def convert(value: Any, kind: type[T], prefix: str) -> T:
+    """`value` as a `kind`. Raises InvalidRequest whose field is `prefix` and the path inside `value`."""
+    if not isinstance(value, dict):
+        raise InvalidRequest(prefix, f"Invalid value for field '{prefix}'. Expected an object.")
+    try:
+        return msgspec.convert(value, kind, dec_hook=decode_int64)
+    except msgspec.ValidationError as error:
+        raise _explained(str(error), kind, prefix) from None
+    except RecursionError as error:
+        raise InvalidRequest(prefix, f"Invalid value for field '{prefix}': nested too deeply.") from error
+
+
+def _explained(text: str, kind: type[msgspec.Struct], prefix: str) -> InvalidRequest:
+    """msgspec's one sentence as ours. It holds no values, so no secret can slip into an error through here."""
+    match = _AT.fullmatch(text)
+    assert match is not None  # the pattern takes any text
+    field = prefix + (match["path"] or "").replace("[...]", "[]")
+    problem = match["problem"]
+    if unknown := _UNKNOWN.fullmatch(problem):
+        name = unknown["name"]
+        close = get_close_matches(name, _field_names(kind), n=1)
+        hint = f" Did you mean '{close[0]}'?" if close else ""
+        field = f"{field}.{name}"
+        return InvalidRequest(field, f"Invalid JSON payload received. Unknown name '{name}' at '{field}'.{hint}")
+    if types := _TYPE.fullmatch(problem):
+        expected = " or ".join(_TYPE_NAMES.get(t, t) for t in types["expected"].split(" | ") if t != "null")
+        problem = f"Expected {expected}, got {_TYPE_NAMES.get(types['got'], types['got'])}"
+    return InvalidRequest(field, f"Invalid value for field '{field}'. {problem}.")
+
+
+def _field_names(kind: type[msgspec.Struct]) -> set[str]:
+    """Every name the wire form of `kind` knows, at any depth: what a mistyped one may have been meant as."""
+    schema = msgspec.json.schema(kind, schema_hook=lambda _: {"type": "string"})
+    return {name for part in schema["$defs"].values() for name in part.get("properties", {})}
