@@ -115,7 +115,7 @@ class SimulatedBackend:
                 await self._pass_time(report)
             else:
                 await _play(steps, task.checkpoint, report)
-            made = ImageFacts(disk_size_gb=task.image.disk_size_gb or 1, archive_size_bytes=0, stored_bytes=0)
+            made = ImageFacts(disk_size_gb=int(task.image.disk_size_gb or 1), archive_size_bytes=0, stored_bytes=0)
             self._made[task.operation_id] = made
             self.effects.append((task.operation_id, "insert"))
         return made

@@ -19,6 +19,7 @@ class EventBus:
     def __init__(self) -> None:
         self._observers: list[Observer] = []
         self._waiters: defaultdict[str, set[anyio.Event]] = defaultdict(set)
+        self._stopping = False
 
     def subscribe(self, observer: Observer) -> None:
         self._observers.append(observer)
@@ -31,7 +32,9 @@ class EventBus:
                 event.set()
 
     def wake_all(self) -> None:
-        """Ends every wait: the daemon stops, and who waits is answered with the record as it is."""
+        """Ends every wait, also those still to come: the daemon stops, and who waits is answered with the record as
+        it is."""
+        self._stopping = True
         for events in self._waiters.values():
             for event in events:
                 event.set()
@@ -40,6 +43,8 @@ class EventBus:
     def end_of(self, operation_id: str) -> Iterator[anyio.Event]:
         """An event that is set when the operation becomes DONE during the block."""
         event = anyio.Event()
+        if self._stopping:
+            event.set()
         self._waiters[operation_id].add(event)
         try:
             yield event

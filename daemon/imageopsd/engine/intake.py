@@ -7,7 +7,7 @@ import anyio
 from imageopsd.engine.bus import EventBus
 from imageopsd.engine.imageops import Clock, ImageOps
 from imageopsd.model.errors import InvalidRequest, RequestError, RequestIdReused, StoreFull, Unavailable
-from imageopsd.model.events import JobBuried, StoreTroubled
+from imageopsd.model.events import JobBuried, JobCrashed, StoreTroubled
 from imageopsd.model.requests import AnyRequest, InsertImage
 from imageopsd.ports import Job, JobQueue
 from imageopsd.wire.jobs import read_job
@@ -45,7 +45,10 @@ class Intake:
             return job, read_job(job.body, job.id)
         except InvalidRequest as error:
             await self._bury(job, error)
-            return None
+        except Exception as error:  # ours to mend; but one such job must not stop all others at every start
+            self._bus.publish(JobCrashed(job.id, error))
+            await self._bury(job, InvalidRequest("job", "The job could not be read; the daemon's log has the details."))
+        return None
 
     async def _take(self, job: Job, request: AnyRequest) -> None:
         while True:

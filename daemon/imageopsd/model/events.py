@@ -96,6 +96,13 @@ class BackendCrashed(msgspec.Struct, frozen=True):
     error: Exception
 
 
+class JobCrashed(msgspec.Struct, frozen=True):
+    """Reading a job raised what no job may make it raise; `error` is for the log."""
+
+    job_id: str
+    error: Exception
+
+
 class StoreTroubled(msgspec.Struct, frozen=True):
     """A write failed in a way that may pass; it will be tried again."""
 
@@ -103,5 +110,5 @@ class StoreTroubled(msgspec.Struct, frozen=True):
     error: Exception
 
 
-Happening = Change | JobBuried | BytesReceived | LeaseWasLost | BackendCrashed | StoreTroubled
+Happening = Change | JobBuried | BytesReceived | LeaseWasLost | BackendCrashed | JobCrashed | StoreTroubled
 """All that the engine publishes."""

@@ -16,6 +16,7 @@ from imageopsd.model.events import (
     Happening,
     Interrupted,
     JobBuried,
+    JobCrashed,
     LeaseWasLost,
     Progressed,
     StoreTroubled,
@@ -83,6 +84,8 @@ def hear(happening: Happening) -> None:
             log.warning("lease lost", operation=name)
         case BackendCrashed(operation_name=name, error=error):
             log.error("backend crashed", operation=name, exc_info=error)
+        case JobCrashed(job_id=job_id, error=error):
+            log.error("job crashed the reader", job_id=job_id, exc_info=error)
         case StoreTroubled(doing=doing, error=error):
             log.error("store full", doing=doing, error=str(error))
 

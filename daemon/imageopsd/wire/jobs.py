@@ -2,16 +2,21 @@
 
 from collections.abc import Callable
 from typing import Any
+from uuid import UUID, uuid5
 
 import msgspec
 
 from imageopsd.model.errors import InvalidRequest
+from imageopsd.model.names import REQUEST_ID
 from imageopsd.model.requests import AnyRequest, InsertImage, PatchImage, check
 from imageopsd.wire.compute import read_image, read_patch
 from imageopsd.wire.json_body import convert, parse, without_empties
 
 MAX_JOB_BYTES = 1024 * 1024
 """No image resource comes near it; a larger one would sit in every backup and page of the queue."""
+
+JOB_IDS = UUID("6d9b4a3e-52d1-5c0f-9b0a-0f3f7c1f8640")
+"""Namespace of the request ids that are made of other ids (RFC 9562, section 5.5). Never changes."""
 
 
 class _JobFile(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
@@ -25,7 +30,8 @@ class _JobFile(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_field
 
 def read_job(data: bytes, job_id: str) -> AnyRequest:
     """The request in a job. One that names no request id gets the job's own, so that a job delivered twice is
-    the same operation. Raises InvalidRequest with the text a REST caller would get."""
+    the same operation; a queue whose ids are no UUIDs has one made of them. Raises InvalidRequest with the text a
+    REST caller would get."""
     if len(data) > MAX_JOB_BYTES:
         raise InvalidRequest("job", f"Invalid value for field 'job'. Expected at most {MAX_JOB_BYTES} bytes.")
     value = parse(data, "job")
@@ -39,7 +45,8 @@ def read_job(data: bytes, job_id: str) -> AnyRequest:
         raise InvalidRequest.value("job.method", job.method, f"Expected one of {', '.join(METHODS)}")
     if job.project is None:
         raise InvalidRequest.missing("job.project", "Expected a project id such as 'my-project'")
-    return check(read(job, job.project, job.request_id or job_id))
+    own_id = job_id if REQUEST_ID.fullmatch(job_id) else str(uuid5(JOB_IDS, job_id))
+    return check(read(job, job.project, job.request_id or own_id))
 
 
 def _insert(job: _JobFile, project: str, request_id: str) -> AnyRequest:

@@ -133,7 +133,7 @@ class LocalBackend:
             meter, stop = Meter("copying", None), Event()
             with meter.telling(report):
                 await in_thread("copy", lambda: self._cloner.clone(descriptor, disk, meter, stop), stop.set)
-            return Content(os.fstat(descriptor).st_size, source.archive_size_bytes, manifest.facts.sha256)
+            return Content(os.fstat(descriptor).st_size, manifest.facts.archive_size_bytes, manifest.facts.sha256)
         finally:
             os.close(descriptor)
 

@@ -32,7 +32,7 @@ def disk_size(content: int, asked_gb: int | None) -> tuple[int, list[OperationWa
                 image_size_gb=whole,
             )
         )
-        return asked_gb, warnings
+        return int(asked_gb), warnings
     if asked_gb is not None and asked_gb < whole:
         warnings.append(
             OperationWarning.of(

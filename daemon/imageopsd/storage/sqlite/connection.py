@@ -13,13 +13,14 @@ import sqlite3
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager, closing
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from time import perf_counter
-from typing import Any, Generic, TypeVar
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar
 
 import aiosqlite
 import anyio
@@ -168,11 +169,22 @@ class Readers:
         self._count = count
         self._free: asyncio.LifoQueue[aiosqlite.Connection] = asyncio.LifoQueue()
 
-    async def open(self) -> None:
-        for _ in range(self._count):
-            connection = await aiosqlite.connect(self._path, isolation_level=None)
-            await connection.execute("PRAGMA query_only = ON")
-            self._free.put_nowait(connection)
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            for _ in range(self._count):
+                connection = await stack.enter_async_context(aiosqlite.connect(self._path, isolation_level=None))
+                await connection.execute("PRAGMA query_only = ON")
+                self._free.put_nowait(connection)
+            self._opened = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with anyio.CancelScope(shield=True):
+            for _ in range(self._count):  # a connection in use is waited for
+                await self._free.get()
+            await self._opened.aclose()
 
     async def fetch(self, sql: str, *parameters: object) -> list[Any]:
         """All rows of one statement."""
@@ -189,12 +201,6 @@ class Readers:
             yield connection
         finally:
             self._free.put_nowait(connection)
-
-    async def close(self) -> None:
-        with anyio.CancelScope(shield=True):
-            for _ in range(self._count):
-                connection = await self._free.get()
-                await connection.close()
 
 
 def connect(path: Path) -> sqlite3.Connection:

@@ -1,6 +1,7 @@
 """Jobs in `queue.db`: written by `imageopsd submit`, whether the daemon runs or not, and read by the daemon."""
 
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -28,21 +29,21 @@ class SqliteQueue:
         self._received = 0
 
     async def __aenter__(self) -> Self:
-        await anyio.to_thread.run_sync(migrate, self._path, "queue")
-        self._rung = anyio.Event()
-        self._writer = Writer(self._path)
-        self._readers = Readers(self._path, count=1)
-        await self._readers.open()
-        self._doorbell = Doorbell(self._bell_path, self._ring) if self._consumer else None
+        async with AsyncExitStack() as stack:
+            await anyio.to_thread.run_sync(migrate, self._path, "queue")
+            self._rung = anyio.Event()
+            self._writer = Writer(self._path)
+            stack.push_async_callback(self._writer.close)
+            self._readers = await stack.enter_async_context(Readers(self._path, count=1))
+            if self._consumer:
+                stack.callback(Doorbell(self._bell_path, self._ring).close)
+            self._opened = stack.pop_all()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._doorbell is not None:
-            self._doorbell.close()
-        await self._readers.close()
-        await self._writer.close()
+        await self._opened.aclose()
 
     def _ring(self) -> None:
         self._rung.set()

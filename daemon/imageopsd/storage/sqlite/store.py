@@ -7,6 +7,7 @@ statement that decides, and look at the row count: a stale claim changes nothing
 import fcntl
 import os
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -41,19 +42,19 @@ class SqliteStore:
         self.observe_commit: Callable[[float], None] | None = None
 
     async def __aenter__(self) -> Self:
-        self._lock = _lock(self._lock_path)
-        await anyio.to_thread.run_sync(migrate, self._path, "state")
-        self._writer = Writer(self._path, self.observe_commit)
-        self._readers = Readers(self._path)
-        await self._readers.open()
+        async with AsyncExitStack() as stack:
+            stack.callback(os.close, _lock(self._lock_path))
+            await anyio.to_thread.run_sync(migrate, self._path, "state")
+            self._writer = Writer(self._path, self.observe_commit)
+            stack.push_async_callback(self._writer.close)
+            self._readers = await stack.enter_async_context(Readers(self._path))
+            self._opened = stack.pop_all()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._readers.close()
-        await self._writer.close()
-        os.close(self._lock)
+        await self._opened.aclose()
 
     # ------------------------------------------------------------------------------------------- writing
 

@@ -1,0 +1,178 @@
+"""An engine on real SQLite, with a backend and a clock in the test's hand."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import anyio
+import pytest
+
+
+from imageopsd.engine.bus import EventBus
+from imageopsd.engine.imageops import ImageOps
+from imageopsd.engine.worker import Worker
+from imageopsd.model.events import Change, Happening
+from imageopsd.model.image import Image, ImageFacts, ImagePatch, RawDisk
+from imageopsd.model.names import IdSource
+from imageopsd.model.operation import Operation, Status
+from imageopsd.model.requests import InsertImage, PatchImage
+from imageopsd.model.retry import RetryPolicy
+from imageopsd.ports import InsertTask, PatchTask, Reporter
+from imageopsd.storage.sqlite.store import SqliteStore
+
+FACTS = ImageFacts(disk_size_gb=1, archive_size_bytes=100)
+
+
+class Clock:
+    """Stands still until the test moves it."""
+
+    def __init__(self) -> None:
+        self.now = datetime(2026, 11, 20, 12, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+
+class Call:
+    """One call of the backend, which lasts until the test ends it."""
+
+    def __init__(self, task: InsertTask | PatchTask, report: Reporter) -> None:
+        self.task = task
+        self.report = report
+        self.cancelled = False
+        self._over = anyio.Event()
+        self._error: Exception | None = None
+
+    def succeed(self) -> None:
+        self._over.set()
+
+    def fail(self, error: Exception) -> None:
+        self._error = error
+        self._over.set()
+
+    async def outcome(self) -> None:
+        try:
+            await self._over.wait()
+        except BaseException:
+            self.cancelled = True
+            raise
+        if self._error is not None:
+            raise self._error
+
+
+class HandBackend:
+    """Every call appears in `calls` and ends when and how the test says."""
+
+    def __init__(self) -> None:
+        self._send, self._receive = anyio.create_memory_object_stream[Call](100)
+        self.patient = True
+
+    async def next_call(self) -> Call:
+        with anyio.fail_after(10):
+            return await self._receive.receive()
+
+    def nothing_called(self) -> bool:
+        return self._receive.statistics().current_buffer_used == 0
+
+    async def insert_image(self, task: InsertTask, report: Reporter) -> ImageFacts:
+        call = Call(task, report)
+        self._send.send_nowait(call)
+        await call.outcome()
+        return FACTS
+
+    async def patch_image(self, task: PatchTask, report: Reporter) -> None:
+        call = Call(task, report)
+        self._send.send_nowait(call)
+        await call.outcome()
+
+    def close(self) -> None:
+        self._send.close()
+        self._receive.close()
+
+
+class Engine:
+    """The parts, and what happened."""
+
+    def __init__(self, store: SqliteStore, backend: HandBackend, clock: Clock) -> None:
+        self.store = store
+        self.backend = backend
+        self.clock = clock
+        self.bus = EventBus()
+        self.ids = IdSource(node=1)
+        self.ops = ImageOps(store, self.bus, self.ids, clock)
+        self.happened: list[Happening] = []
+        self.bus.subscribe(self._hear)
+        self._news = anyio.Event()
+
+    def _hear(self, happening: Happening) -> None:
+        self.happened.append(happening)
+        self._news.set()
+        self._news = anyio.Event()
+
+    def worker(self, *, slots: int = 4, attempts: int = 3) -> Worker:
+        retry = RetryPolicy(attempts=attempts, base=10, cap=10)
+        return Worker(
+            self.store,
+            self.backend,  # type: ignore[arg-type]
+            self.bus,
+            retry,
+            self.clock,
+            owner="boot",
+            slots=slots,
+            lease=30,
+            dice=lambda: 0.5,
+        )
+
+    @asynccontextmanager
+    async def working(self, *, slots: int = 4, attempts: int = 3) -> AsyncIterator[Worker]:
+        """A worker at work; drained without patience at the end."""
+        worker = self.worker(slots=slots, attempts=attempts)
+        async with anyio.create_task_group() as group:
+            group.start_soon(worker.run)
+            yield worker
+            await worker.drain(0)
+
+    async def until(self, condition: Callable[[list[Happening]], bool]) -> None:
+        with anyio.fail_after(10):
+            while not condition(self.happened):
+                await self._news.wait()
+
+    async def insert(self, name: str = "i", *, project: str = "p", request_id: str | None = None) -> Operation:
+        image = Image(name=name, raw_disk=RawDisk(source="https://h/i.tar.gz"))
+        return await self.ops.submit(InsertImage(project=project, request_id=request_id, image=image), user="test")
+
+    async def copy(self, name: str, source: str) -> Operation:
+        image = Image(name=name, source_image=source)
+        return await self.ops.submit(InsertImage(project="p", image=image), user="test")
+
+    async def patch(self, name: str = "i", **patch: object) -> Operation:
+        change = ImagePatch(**patch)  # type: ignore[arg-type]
+        return await self.ops.submit(PatchImage(project="p", image=name, patch=change), user="test")
+
+    async def done(self, operation: Operation) -> Operation:
+        with anyio.fail_after(10):
+            ended = await self.ops.wait("p", operation.name, 10)
+        assert ended.status is Status.DONE
+        return ended
+
+    def events_of(self, operation: Operation) -> list[str]:
+        return [
+            type(happening.event).__name__
+            for happening in self.happened
+            if isinstance(happening, Change) and happening.operation.id == operation.id
+        ]
+
+
+@pytest.fixture
+async def engine(tmp_path: Path) -> AsyncIterator[Engine]:
+    backend = HandBackend()
+    async with SqliteStore(SqliteStore.Options(), tmp_path) as store:
+        yield Engine(store, backend, Clock())
+    backend.close()
+
+
+

@@ -1,0 +1,158 @@
+"""From the queue into the store: nothing is dropped, nothing is taken twice, order is kept where it matters."""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from imageopsd.engine.intake import Intake
+from imageopsd.model.errors import StoreFull
+from imageopsd.model.events import Change, JobBuried, StoreTroubled
+from imageopsd.model.operation import Operation, Status
+from imageopsd.ports import QueueDepth
+from imageopsd.storage.sqlite.queue import SqliteQueue
+from tests.engine.conftest import Engine
+
+EMPTY = QueueDepth(waiting=0, dead=0, oldest=None)
+
+
+def insert(name: str, **more: Any) -> dict[str, Any]:
+    body = {"name": name, "rawDisk": {"source": "https://h/i.tar.gz"}}
+    return {"method": "images.insert", "project": "p", "body": body} | more
+
+
+def patch(name: str, **more: Any) -> dict[str, Any]:
+    return {"method": "images.patch", "project": "p", "image": name, "body": {"family": "f"}} | more
+
+
+@pytest.fixture
+async def queue(tmp_path: Path) -> AsyncIterator[SqliteQueue]:
+    async with SqliteQueue(SqliteQueue.Options(), tmp_path) as opened:
+        yield opened
+
+
+@asynccontextmanager
+async def taking(engine: Engine, queue: SqliteQueue, *jobs: Any) -> AsyncIterator[None]:
+    """Puts the jobs into the queue and has them all taken out of it."""
+    rows = [(f"j{n}", job if isinstance(job, bytes) else json.dumps(job).encode()) for n, job in enumerate(jobs)]
+    await queue.put(rows, engine.clock.now)
+    intake = Intake(queue, engine.ops, engine.bus, engine.clock, retry_delay=0)
+    async with anyio.create_task_group() as group:
+        group.start_soon(intake.run)
+        with anyio.fail_after(10):
+            while (await queue.depth()).waiting:
+                await anyio.lowlevel.checkpoint()
+        yield
+        group.cancel_scope.cancel()
+
+
+async def operations(engine: Engine) -> list[Operation]:
+    return (await engine.ops.operations("p", 100, None, newest_first=False)).items
+
+
+async def test_a_job_becomes_an_operation_and_leaves_the_queue(engine: Engine, queue: SqliteQueue) -> None:
+    async with taking(engine, queue, insert("i")):
+        (operation,) = await operations(engine)
+    assert (operation.status, operation.operation_type, operation.user) == (Status.PENDING, "insert", "queue")
+    assert operation.client_operation_id is not None
+    assert await queue.depth() == EMPTY
+
+
+async def test_a_job_that_comes_again_is_the_same_operation(engine: Engine, queue: SqliteQueue) -> None:
+    job = json.dumps(insert("i")).encode()
+    await queue.put([("j0", job)], engine.clock.now)
+    async with taking(engine, queue, job):
+        assert len(await operations(engine)) == 1
+
+
+@pytest.mark.parametrize(
+    ("job", "reason"),
+    [
+        (b"not json", "Invalid JSON payload received for 'job'"),
+        ({"method": "x"}, "Invalid value for field 'job.method': 'x'"),
+        (insert("UPPER"), "Invalid value for field 'resource.name': 'UPPER'"),
+    ],
+)
+async def test_a_job_that_makes_no_sense_is_buried_and_the_next_one_taken(
+    engine: Engine, queue: SqliteQueue, job: Any, reason: str
+) -> None:
+    async with taking(engine, queue, job, insert("good")):
+        (letter,) = await queue.dead_letters(10)
+        assert reason in letter.reason
+        assert [o.target_link.rpartition("/")[2] for o in await operations(engine)] == ["good"]
+    assert [h for h in engine.happened if isinstance(h, JobBuried)] == [
+        JobBuried("j0", "INVALID_FIELD_VALUE", letter.reason)
+    ]
+
+
+async def test_a_request_id_in_use_for_another_request_is_buried(engine: Engine, queue: SqliteQueue) -> None:
+    request_id = "11111111-2222-3333-4444-555555555555"
+    async with taking(engine, queue, insert("a", requestId=request_id), insert("b", requestId=request_id)):
+        (letter,) = await queue.dead_letters(10)
+        (first,) = await operations(engine)
+    assert first.name in letter.reason
+
+
+async def test_a_job_the_catalogue_refuses_is_an_operation_that_failed(engine: Engine, queue: SqliteQueue) -> None:
+    async with taking(engine, queue, insert("i"), insert("i"), patch("nowhere")):
+        ended = {o.target_link.rpartition("/")[2]: o for o in await operations(engine) if o.status is Status.DONE}
+    taken, missing = ended["i"], ended["nowhere"]
+    assert (taken.status, taken.http_error_status_code) == (Status.DONE, 409)
+    assert (missing.status, missing.http_error_status_code) == (Status.DONE, 404)
+    assert taken.error is not None
+    assert missing.error is not None
+    assert [e.code for e in (*taken.error.errors, *missing.error.errors)] == [
+        "RESOURCE_ALREADY_EXISTS",
+        "RESOURCE_NOT_FOUND",
+    ]
+
+
+async def test_jobs_that_need_each_other_are_taken_in_their_order(engine: Engine, queue: SqliteQueue) -> None:
+    copy = insert("copy")
+    copy["body"] = {"name": "copy", "sourceImage": "projects/p/global/images/i"}
+    async with taking(engine, queue, insert("i"), patch("i"), copy, patch("copy"), insert("j")):
+        assert [o.error for o in await operations(engine)] == [None] * 5
+
+
+async def test_a_full_disk_is_waited_out(engine: Engine, queue: SqliteQueue) -> None:
+    real, tries = engine.store.accept, 0
+
+    async def accept(*arguments: Any, **more: Any) -> Any:
+        nonlocal tries
+        tries += 1
+        if tries <= 2:
+            raise StoreFull("no space left")
+        return await real(*arguments, **more)
+
+    engine.store.accept = accept  # type: ignore[method-assign]
+    async with taking(engine, queue, insert("i")):
+        assert len(await operations(engine)) == 1
+    assert len([h for h in engine.happened if isinstance(h, StoreTroubled)]) == 2
+
+
+async def test_a_job_that_breaks_the_reader_is_buried_without_its_details(
+    engine: Engine, queue: SqliteQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(body: bytes, job_id: str) -> None:
+        raise ZeroDivisionError("inner workings")
+
+    monkeypatch.setattr("imageopsd.engine.intake.read_job", broken)
+    async with taking(engine, queue, insert("i")):
+        (letter,) = await queue.dead_letters(10)
+    assert letter.reason == "The job could not be read; the daemon's log has the details."
+
+
+async def test_a_draining_daemon_leaves_jobs_in_the_queue(engine: Engine, queue: SqliteQueue) -> None:
+    engine.ops.draining = True
+    await queue.put([("j", json.dumps(insert("i")).encode())], engine.clock.now)
+    intake = Intake(queue, engine.ops, engine.bus, engine.clock)
+    async with anyio.create_task_group() as group:
+        group.start_soon(intake.run)
+        await anyio.wait_all_tasks_blocked()
+        group.cancel_scope.cancel()
+    assert (await queue.depth()).waiting == 1
+    assert not [h for h in engine.happened if isinstance(h, Change)]

@@ -1,0 +1,123 @@
+"""The rules on values, each with the field it names."""
+
+from datetime import UTC, datetime
+
+import pytest
+from msgspec.structs import replace
+
+from imageopsd.model.errors import InvalidRequest
+from imageopsd.model.image import (
+    DeprecationStatus,
+    GuestOsFeature,
+    Image,
+    ImageFacts,
+    ImagePatch,
+    ImageStatus,
+    Int64,
+    RawDisk,
+    patched,
+    published,
+    reserved,
+)
+from imageopsd.model.requests import AnyRequest, InsertImage, PatchImage, check
+
+NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
+GOOD = Image(name="i", raw_disk=RawDisk(source="https://host/i.tar.gz"))
+
+
+def insert(**changes: object) -> InsertImage:
+    return InsertImage(project="p", image=replace(GOOD, **changes))
+
+
+@pytest.mark.parametrize(
+    ("request_", "field", "reason"),
+    [
+        (insert(name=None), "resource.name", "required"),
+        (insert(name="Upper"), "resource.name", "invalid"),
+        (insert(name="a" * 64), "resource.name", "invalid"),
+        (insert(family="-f"), "resource.family", "invalid"),
+        (insert(description="x" * 2049), "resource.description", "invalid"),
+        (insert(raw_disk=None), "resource.rawDisk.source", "required"),
+        (insert(source_image="global/images/x"), "resource.sourceImage", "invalid"),
+        (insert(source_disk="zones/z/disks/d"), "resource.sourceDisk", "invalid"),
+        (insert(source_snapshot="global/snapshots/s"), "resource.sourceSnapshot", "invalid"),
+        (insert(raw_disk=RawDisk(source="ftp://host/i")), "resource.rawDisk.source", "invalid"),
+        (insert(raw_disk=RawDisk(source="https://u:p@host/i")), "resource.rawDisk.source", "invalid"),
+        (insert(raw_disk=RawDisk(source="https://host:99999/i")), "resource.rawDisk.source", "invalid"),
+        (insert(raw_disk=RawDisk(source="https:///i")), "resource.rawDisk.source", "invalid"),
+        (insert(raw_disk=RawDisk(source="no url")), "resource.rawDisk.source", "invalid"),
+        (insert(raw_disk=RawDisk(source="https://h/i", container_type="ZIP")), "resource.rawDisk.containerType", "invalid"),
+        (insert(raw_disk=RawDisk(source="https://h/i", sha1_checksum="x")), "resource.rawDisk.sha1Checksum", "invalid"),
+        (insert(raw_disk=None, source_image="nonsense"), "resource.sourceImage", "invalid"),
+        (insert(source_type="QCOW2"), "resource.sourceType", "invalid"),
+        (insert(architecture="RISCV"), "resource.architecture", "invalid"),
+        (insert(guest_os_features=(GuestOsFeature("NONE"),)), "resource.guestOsFeatures[0].type", "invalid"),
+        (insert(labels={"Key": "v"}), "resource.labels", "invalid"),
+        (insert(labels={"key": "V"}), "resource.labels.key", "invalid"),
+        (insert(labels={f"k{n}": "v" for n in range(65)}), "resource.labels", "invalid"),
+        (insert(disk_size_gb=Int64(0)), "resource.diskSizeGb", "invalid"),
+        (replace(insert(), project="No Project"), "project", "invalid"),
+        (replace(insert(), request_id="nope"), "requestId", "invalid"),
+        (PatchImage(project="p", image="Upper", patch=ImagePatch(family="f")), "image", "invalid"),
+        (PatchImage(project="p", image="i", patch=ImagePatch(family="F")), "resource.family", "invalid"),
+        (
+            PatchImage(project="p", image="i", patch=ImagePatch(deprecated=DeprecationStatus(state="OLD"))),
+            "resource.deprecated.state",
+            "invalid",
+        ),
+    ],
+)
+def test_a_broken_rule_names_its_field(request_: AnyRequest, field: str, reason: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        check(request_)
+    assert (refused.value.field, refused.value.reason) == (field, reason)
+    assert field in refused.value.message
+
+
+@pytest.mark.parametrize(
+    "source", ["http://host/x", "https://host:8443/x", "gs://bucket/x", "file:///srv/x", "https://[2001:db8::1]/x"]
+)
+def test_good_sources_pass(source: str) -> None:
+    request = insert(raw_disk=RawDisk(source=source))
+    assert check(request) == request
+
+
+def test_a_customer_key_is_refused_and_not_repeated() -> None:
+    from imageopsd.model.image import CustomerEncryptionKey
+
+    key = "c2VjcmV0LWtleS1vZi1hLWN1c3RvbWVyLTMyYnl0ZXM="
+    with pytest.raises(InvalidRequest) as refused:
+        check(insert(image_encryption_key=CustomerEncryptionKey(raw_key=key)))
+    assert refused.value.field == "resource.imageEncryptionKey"
+    assert key not in refused.value.message
+    assert key not in repr(CustomerEncryptionKey(raw_key=key))
+
+
+def test_the_fingerprint_is_of_the_request_and_not_of_its_id() -> None:
+    one = replace(insert(labels={"a": "1", "b": "2"}), request_id="11111111-2222-3333-4444-555555555555")
+    same = insert(labels={"b": "2", "a": "1"})
+    assert one.fingerprint() == same.fingerprint()
+    assert one.fingerprint() != insert(labels={"a": "1"}).fingerprint()
+
+
+# ---------------------------------------------------------------------------------- what becomes of an image
+
+
+def test_an_image_is_pending_from_admission_and_ready_with_its_sizes() -> None:
+    pending = reserved(GOOD, "p", 7, NOW)
+    assert (pending.id, pending.status, pending.creation_timestamp) == (7, ImageStatus.PENDING, NOW)
+    assert pending.self_link == "https://www.googleapis.com/compute/v1/projects/p/global/images/i"
+    ready = published(pending, ImageFacts(disk_size_gb=10, archive_size_bytes=123))
+    assert (ready.status, ready.disk_size_gb, ready.archive_size_bytes) == (ImageStatus.READY, 10, 123)
+
+
+def test_a_patch_keeps_what_it_does_not_name_and_clears_with_an_empty_string() -> None:
+    image = replace(GOOD, family="old", description="text")
+    assert patched(image, ImagePatch(family="new"), NOW) == replace(image, family="new")
+    assert patched(image, ImagePatch(description=""), NOW) == replace(image, description=None)
+
+
+def test_deprecation_is_stamped_and_active_removes_it() -> None:
+    deprecated = patched(GOOD, ImagePatch(deprecated=DeprecationStatus(state="OBSOLETE")), NOW)
+    assert deprecated.deprecated == DeprecationStatus(state="OBSOLETE", obsolete="2026-11-20T12:00:00.000+00:00")
+    assert patched(deprecated, ImagePatch(deprecated=DeprecationStatus(state="ACTIVE")), NOW) == GOOD

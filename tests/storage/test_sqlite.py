@@ -1,0 +1,302 @@
+"""What is special about SQLite: files, locks, migrations, group commit, query plans, the doorbell."""
+
+import os
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+
+import anyio
+import pytest
+
+from imageopsd.model.errors import AlreadyExists, StoreError, StoreFull, StoreInUse, StoreTooNew
+from imageopsd.storage.sqlite import connection
+from imageopsd.storage.sqlite.connection import Transaction, Writer, migrate
+from imageopsd.storage.sqlite.doorbell import Doorbell, ringing
+from imageopsd.storage.sqlite.queue import SqliteQueue
+from imageopsd.storage.sqlite.store import SqliteStore
+from tests.storage.records import NOW, accept, claim
+
+OPTIONS = SqliteStore.Options()
+
+
+def version_of(path: Path) -> int:
+    with closing(sqlite3.connect(path)) as database:
+        return int(database.execute("PRAGMA user_version").fetchone()[0])
+
+
+# ------------------------------------------------------------------------------------- opening, migrating
+
+
+async def test_files_are_for_the_daemons_account_only(tmp_path: Path) -> None:
+    async with SqliteStore(OPTIONS, tmp_path) as store, SqliteQueue(SqliteQueue.Options(), tmp_path):
+        await accept(store)
+        modes = {path.name: stat.S_IMODE(path.lstat().st_mode) for path in tmp_path.iterdir()}
+    assert {name: mode & 0o077 for name, mode in modes.items()} == dict.fromkeys(modes, 0)
+    assert {"state.db", "state.db-wal", "queue.db", "queue.bell", "daemon.lock"} <= modes.keys()
+
+
+async def test_a_second_daemon_on_the_same_directory_is_refused(tmp_path: Path) -> None:
+    async with SqliteStore(OPTIONS, tmp_path):
+        with pytest.raises(StoreInUse, match=f"in use by another imageopsd \\(process {os.getpid()}\\)"):
+            async with SqliteStore(OPTIONS, tmp_path):
+                pass
+    async with SqliteStore(OPTIONS, tmp_path):
+        pass
+
+
+async def test_a_file_of_a_newer_version_is_refused_and_left_alone(tmp_path: Path) -> None:
+    async with SqliteStore(OPTIONS, tmp_path):
+        pass
+    with closing(sqlite3.connect(tmp_path / "state.db")) as database:
+        database.execute("PRAGMA user_version = 999")
+    with pytest.raises(StoreTooNew, match="schema version 999"):
+        async with SqliteStore(OPTIONS, tmp_path):
+            pass
+    assert version_of(tmp_path / "state.db") == 999
+
+
+def test_an_older_file_is_migrated_after_a_backup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.db"
+    steps = {1: "CREATE TABLE a (n INTEGER) STRICT;\nINSERT INTO a VALUES (7);"}
+    monkeypatch.setattr(connection, "_steps", lambda schema: steps)
+    assert migrate(path, "x") == 1
+    steps[2] = "ALTER TABLE a ADD COLUMN m TEXT;"
+    steps[3] = "UPDATE a SET m = 'three';"
+    assert migrate(path, "x") == 3
+    with closing(sqlite3.connect(path)) as database:
+        assert database.execute("SELECT * FROM a").fetchall() == [(7, "three")]
+    with closing(sqlite3.connect(tmp_path / "x.db.v1.bak")) as backup:
+        assert backup.execute("SELECT * FROM a").fetchall() == [(7,)]
+    assert version_of(tmp_path / "x.db.v1.bak") == 1
+
+
+def test_a_migration_that_fails_leaves_the_old_version_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.db"
+    steps = {1: "CREATE TABLE a (n INTEGER) STRICT;"}
+    monkeypatch.setattr(connection, "_steps", lambda schema: steps)
+    migrate(path, "x")
+    steps[2] = "CREATE TABLE b (n INTEGER) STRICT;\nINSERT INTO nowhere VALUES (1);"
+    with pytest.raises(sqlite3.OperationalError, match="nowhere"):
+        migrate(path, "x")
+    assert version_of(path) == 1
+    with closing(sqlite3.connect(path)) as database:
+        assert database.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall() == [("a",)]
+
+
+async def test_commits_are_synced_in_full(tmp_path: Path) -> None:
+    async with SqliteStore(OPTIONS, tmp_path) as store:
+        settings = await store._writer.run(
+            lambda tx: [tx.execute(f"PRAGMA {name}").fetchone()[0] for name in ("synchronous", "journal_mode")]
+        )
+    full = 2
+    assert settings == [full, "wal"]
+
+
+# ------------------------------------------------------------------------------------------ group commit
+
+
+async def test_what_comes_together_is_one_transaction_and_a_failure_is_undone_alone(tmp_path: Path) -> None:
+    commits: list[float] = []
+    migrate(tmp_path / "state.db", "state")
+    writer = Writer(tmp_path / "state.db", commits.append)
+    rows = "SELECT count(*) FROM boots"
+
+    def insert(number: int) -> Callable[[Transaction], int]:
+        def work(tx: Transaction) -> int:
+            tx.execute("INSERT INTO boots (id, pid, started) VALUES (?, 0, 0)", (str(number),))
+            tx.tally["pending"] += 1
+            if number % 3 == 0:
+                raise AlreadyExists(str(number))
+            return number
+
+        return work
+
+    results: dict[int, object] = {}
+
+    async def send(number: int) -> None:
+        try:
+            results[number] = await writer.run(insert(number))
+        except AlreadyExists as error:
+            results[number] = error.message
+
+    async with anyio.create_task_group() as together:
+        for number in range(30):
+            together.start_soon(send, number)
+    assert all((results[n] == n) == (n % 3 != 0) for n in range(30))
+    assert await writer.run(lambda tx: tx.execute(rows).fetchone()[0]) == 20
+    assert await writer.run(lambda tx: tx.execute("SELECT value FROM totals WHERE name='pending'").fetchone()[0]) == 20
+    assert len(commits) < 30
+    await writer.close()
+
+
+async def test_a_cancelled_caller_does_not_tear_a_transaction(tmp_path: Path) -> None:
+    async with SqliteStore(OPTIONS, tmp_path) as store:
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await accept(store, "a")
+        await accept(store, "b")  # the writer goes on
+        assert {o.target_link for o in (await store.operations("p", 10, None, newest_first=True)).items}
+        totals = await store.totals()
+        assert totals.pending == len((await store.operations("p", 10, None, newest_first=True)).items)
+
+
+async def test_a_full_disk_keeps_nothing_of_the_transaction_and_heals(tmp_path: Path) -> None:
+    async with SqliteStore(OPTIONS, tmp_path) as store:
+        await accept(store, "before")
+        pages = await store._writer.run(lambda tx: tx.execute("PRAGMA page_count").fetchone()[0])
+        await store._writer.run(lambda tx: tx.execute(f"PRAGMA max_page_count = {pages}").fetchone())
+        with pytest.raises(StoreFull, match="no space left for the database"):
+            for number in range(200):
+                await accept(store, f"i-{number}")
+        accepted = (await store.totals()).pending
+        await store._writer.run(lambda tx: tx.execute("PRAGMA max_page_count = 1000000").fetchone())
+        await accept(store, "after")
+        assert (await store.totals()).pending == accepted + 1
+        assert len((await store.operations("p", 500, None, newest_first=True)).items) == accepted + 1
+
+
+async def test_after_an_input_output_error_nothing_is_written_any_more(tmp_path: Path) -> None:
+    migrate(tmp_path / "state.db", "state")
+    writer = Writer(tmp_path / "state.db")
+
+    def fail(tx: Transaction) -> None:
+        error = sqlite3.OperationalError("disk I/O error")
+        error.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
+        raise error
+
+    with pytest.raises(StoreError, match="disk I/O error"):
+        await writer.run(fail)
+    with pytest.raises(StoreError, match="disk I/O error"):
+        await writer.run(lambda tx: None)
+    await writer.close()
+
+
+# ---------------------------------------------------------------------------------------------- recovery
+
+
+async def test_claims_of_a_killed_process_are_free_at_once(tmp_path: Path) -> None:
+    async with SqliteStore(OPTIONS, tmp_path) as store:
+        await accept(store)
+        (held,) = await claim(store, owner="killed")
+    async with SqliteStore(OPTIONS, tmp_path) as store:
+        assert await store.enter("next", NOW) == 1
+        (again,) = await claim(store, owner="next")
+    assert (again.operation.id, again.attempt) == (held.operation.id, 1)
+
+
+async def test_every_boot_is_on_record_with_its_end(tmp_path: Path) -> None:
+    for owner, orderly in (("killed", False), ("stopped", True)):
+        async with SqliteStore(OPTIONS, tmp_path) as store:
+            await store.enter(owner, NOW)
+            if orderly:
+                await store.leave(owner, NOW + timedelta(seconds=5))
+    with closing(sqlite3.connect(tmp_path / "state.db")) as database:
+        rows = database.execute("SELECT id, ended - started FROM boots ORDER BY id").fetchall()
+    assert rows == [("killed", None), ("stopped", 5000)]
+
+
+# ------------------------------------------------------------------------------------------- query plans
+
+
+@pytest.mark.parametrize(
+    ("statement", "index"),
+    [
+        (
+            "SELECT operation_id FROM tasks WHERE runnable = 1 AND token IS NULL AND not_before = 0"
+            " ORDER BY operation_id LIMIT 5",
+            "tasks_ready",
+        ),
+        (
+            "SELECT operation_id FROM tasks WHERE runnable = 1 AND token IS NULL AND not_before BETWEEN 1 AND 9"
+            " ORDER BY not_before LIMIT 5",
+            "tasks_ready",
+        ),
+        ("SELECT min(not_before) FROM tasks WHERE runnable = 1 AND token IS NULL AND not_before > 0", "tasks_ready"),
+        ("SELECT operation_id FROM tasks WHERE lane = 'x' ORDER BY operation_id LIMIT 1", "tasks_by_lane"),
+        ("SELECT 1 FROM tasks WHERE owner = 'x' AND token IS NOT NULL", "tasks_claimed"),
+        ("SELECT record FROM operations WHERE request_id = 'x' AND project = 'p'", "operations_by_request"),
+        ("SELECT record FROM operations WHERE request_id = 'x'", "operations_by_request"),
+        ("SELECT record FROM operations WHERE project = 'p' AND id < 9 ORDER BY id DESC", "operations_by_project"),
+        ("SELECT record FROM images WHERE project = 'p' AND id < 9 ORDER BY id DESC", "images_by_age"),
+        (
+            "SELECT record FROM images WHERE project = 'p' AND family = 'f' ORDER BY id DESC LIMIT 1",
+            "images_by_family",
+        ),
+    ],
+)
+def test_no_hot_query_scans_a_table_or_sorts(tmp_path: Path, statement: str, index: str) -> None:
+    migrate(tmp_path / "state.db", "state")
+    with closing(sqlite3.connect(tmp_path / "state.db")) as database:
+        plan = " / ".join(row[3] for row in database.execute(f"EXPLAIN QUERY PLAN {statement}"))
+    assert f"INDEX {index} (" in plan
+    assert "SCAN" not in plan
+    assert "TEMP B-TREE" not in plan
+
+
+# ---------------------------------------------------------------------------------------------- doorbell
+
+
+async def test_a_submitter_that_is_killed_after_its_commit_has_rung(tmp_path: Path) -> None:
+    rung = anyio.Event()
+    bell = Doorbell(tmp_path / "bell", rung.set)
+    program = (
+        "import sys, time\nfrom pathlib import Path\nfrom imageopsd.storage.sqlite.doorbell import ringing\n"
+        "with ringing(Path(sys.argv[1])):\n    print('inside', flush=True)\n    time.sleep(60)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "bell")], stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        assert await anyio.to_thread.run_sync(process.stdout.readline) == b"inside\n"
+        assert not rung.is_set()
+        process.send_signal(signal.SIGKILL)
+        with anyio.fail_after(10):
+            await rung.wait()
+    finally:
+        process.kill()
+        process.communicate()
+        bell.close()
+
+
+async def test_the_bell_rings_every_time_and_is_quiet_between(tmp_path: Path) -> None:
+    rings = 0
+    event = anyio.Event()
+
+    def ring() -> None:
+        nonlocal rings
+        rings += 1
+        event.set()
+
+    bell = Doorbell(tmp_path / "bell", ring)
+    for _ in range(3):
+        event = anyio.Event()
+        with ringing(tmp_path / "bell"):
+            pass
+        with anyio.fail_after(10):
+            await event.wait()
+    await anyio.wait_all_tasks_blocked()
+    assert 3 <= rings <= 6  # the byte and the hang-up may come as one or as two
+    bell.close()
+
+
+def test_without_a_daemon_nobody_is_rung_and_nothing_fails(tmp_path: Path) -> None:
+    with ringing(tmp_path / "bell"):
+        pass
+    os.mkfifo(tmp_path / "bell")
+    with ringing(tmp_path / "bell"):
+        pass
+
+
+def test_a_file_in_the_bells_place_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "bell").write_text("")
+
+    async def open_bell() -> None:
+        Doorbell(tmp_path / "bell", lambda: None)
+
+    with pytest.raises(FileExistsError, match="not a named pipe"):
+        anyio.run(open_bell)

@@ -1,0 +1,133 @@
+"""The configuration: layers, errors, and the manual that shows every default."""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from imageopsd import plugins
+from imageopsd.config import ConfigError, Loaded, load
+from imageopsd.model.durations import Seconds
+
+MANUAL = Path(__file__).parent.parent / "config" / "imageopsd.toml"
+BACKENDS = plugins.options(plugins.BACKENDS)
+
+
+def loaded(
+    tmp_path: Path, text: str = "", environment: dict[str, str] | None = None, flags: list[tuple[str, str, str]] | None = None
+) -> Loaded:
+    file = tmp_path / "c.toml"
+    file.write_text(text)
+    return load(file, environment or {}, flags or [], BACKENDS)
+
+
+def problems(tmp_path: Path, text: str, **more: Any) -> list[str]:
+    with pytest.raises(ConfigError) as refused:
+        loaded(tmp_path, text, **more)
+    return [problem.replace(f"{tmp_path}/", "") for problem in refused.value.problems]
+
+
+def plain(value: Any) -> Any:
+    """A section as TOML would read it."""
+    if isinstance(value, Seconds):
+        return float(value)
+    if isinstance(value, msgspec.Struct):
+        return {name: plain(getattr(value, name)) for name in value.__struct_fields__}
+    if isinstance(value, dict):
+        return {name: plain(item) for name, item in value.items()}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def test_the_manual_shows_every_option_at_its_default() -> None:
+    shown = tomllib.loads(MANUAL.read_text())
+    defaults = plain(load(None, {}, [], BACKENDS).settings)
+
+    def numbers(value: Any, default: Any) -> Any:
+        if isinstance(value, dict):
+            assert value.keys() == default.keys()
+            return {name: numbers(item, default[name]) for name, item in value.items()}
+        return float(Seconds.parse(value)) if isinstance(default, float) else value
+
+    assert numbers(shown, defaults) == defaults
+
+
+def test_the_manual_itself_is_a_good_configuration() -> None:
+    assert load(MANUAL, {}, [], BACKENDS).settings == load(None, {}, [], BACKENDS).settings
+
+
+def test_a_flag_wins_over_the_environment_over_the_file_over_the_default(tmp_path: Path) -> None:
+    text = '[worker]\nslots = 2\nlease = "1m"\nattempts = 9\n'
+    environment = {"IMAGEOPSD_WORKER__SLOTS": "3", "IMAGEOPSD_WORKER__LEASE": "2m", "IMAGEOPSD_CONFIG": "x", "HOME": "/"}
+    result = loaded(tmp_path, text, environment, [("worker.slots", "5", "--set worker.slots")])
+    worker = result.settings.worker
+    assert (worker.slots, worker.lease, worker.attempts, worker.retry_base) == (5, 120, 9, 1)
+    assert result.origins == {
+        "worker.slots": "--set worker.slots",
+        "worker.lease": "environment IMAGEOPSD_WORKER__LEASE",
+        "worker.attempts": f"{tmp_path}/c.toml:4",
+    }
+
+
+def test_lists_and_tables_come_from_every_layer(tmp_path: Path) -> None:
+    text = '[backends.local.buckets]\n"a.b" = "/x"\nc = "/y"\n[[backends.simulated.scripts]]\nimage = "*"\nsteps = [{ wait = "5s" }]\n'
+    flags = [("backends.local.allow_networks", '["10.0.0.0/8"]', "--set")]
+    backends: Any = loaded(tmp_path, text, flags=flags).settings.backends
+    assert backends["local"].buckets == {"a.b": "/x", "c": "/y"}
+    assert backends["local"].allow_networks == ("10.0.0.0/8",)
+    assert backends["simulated"].scripts[0].steps[0].wait == 5
+
+
+def test_every_error_is_told_at_once_with_its_place_and_a_suggestion(tmp_path: Path) -> None:
+    text = """\
+backnd = "local"
+[server]
+listen = "0.0.0.0:80"
+[worker]
+slots = "many"
+lease = 30
+attempts = 0
+[backends.local]
+allow_networks = ["everywhere"]
+"""
+    told = problems(tmp_path, text, environment={"IMAGEOPSD_LOG__LEVEL": "loud"})
+    expected = [
+        "c.toml:1: backnd: unknown key. Did you mean 'backend'?",
+        "c.toml:3: server.listen: '0.0.0.0' can be reached from other machines",
+        "c.toml:5: worker.slots: Expected 'int', got 'str'",
+        "c.toml:6: worker.lease: Expected a duration in quotes such as '30s'",
+        "c.toml:9: backends.local.allow_networks: 'everywhere' is not a network",
+        "environment IMAGEOPSD_LOG__LEVEL: log.level: Invalid enum value 'loud'",
+    ]
+    assert len(told) == len(expected)
+    for sentence in expected:
+        assert any(problem.startswith(sentence) for problem in told), sentence
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("a = x\n", "c.toml:1:5: not TOML: Invalid value"),
+        ("[worker]\nattempts = 0", "c.toml:2: worker.attempts: Expected at least 1, got 0"),
+        ('backend = "gcloud"', "c.toml:1: backend: 'gcloud' is not installed. Expected one of local, simulated"),
+        ('[server]\nlisten = "here"', "c.toml:2: server.listen: Expected HOST:PORT"),
+        ('[server]\nlisten = "127.0.0.1:99999"', "c.toml:2: server.listen: Expected a port"),
+        ("[sever]", "c.toml:1: sever: unknown key"),
+        ("worker = 3", "c.toml:1: worker: unknown key"),
+        ('[backends.simulated]\nscripts = [{ image = "*", steps = [{ progrss = 1 }] }]', "c.toml:2: backends.simulated.scripts"),
+    ],
+)
+def test_a_bad_file_says_where_and_what(tmp_path: Path, text: str, problem: str) -> None:
+    (told,) = problems(tmp_path, text)
+    assert told.startswith(problem)
+
+
+def test_a_file_that_cannot_be_read_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"/nowhere/c\.toml: cannot be read: No such file"):
+        load(Path("/nowhere/c.toml"), {}, [], BACKENDS)
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1:1", "[::1]:8640", "localhost:0"])
+def test_loopback_addresses_are_good(tmp_path: Path, listen: str) -> None:
+    assert loaded(tmp_path, f'[server]\nlisten = "{listen}"').settings.server.listen == listen
