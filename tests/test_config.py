@@ -16,7 +16,10 @@ BACKENDS = plugins.options(plugins.BACKENDS)
 
 
 def loaded(
-    tmp_path: Path, text: str = "", environment: dict[str, str] | None = None, flags: list[tuple[str, str, str]] | None = None
+    tmp_path: Path,
+    text: str = "",
+    environment: dict[str, str] | None = None,
+    flags: list[tuple[str, str, str]] | None = None,
 ) -> Loaded:
     file = tmp_path / "c.toml"
     file.write_text(text)
@@ -59,7 +62,12 @@ def test_the_manual_itself_is_a_good_configuration() -> None:
 
 def test_a_flag_wins_over_the_environment_over_the_file_over_the_default(tmp_path: Path) -> None:
     text = '[worker]\nslots = 2\nlease = "1m"\nattempts = 9\n'
-    environment = {"IMAGEOPSD_WORKER__SLOTS": "3", "IMAGEOPSD_WORKER__LEASE": "2m", "IMAGEOPSD_CONFIG": "x", "HOME": "/"}
+    environment = {
+        "IMAGEOPSD_WORKER__SLOTS": "3",
+        "IMAGEOPSD_WORKER__LEASE": "2m",
+        "IMAGEOPSD_CONFIG": "x",
+        "HOME": "/",
+    }
     result = loaded(tmp_path, text, environment, [("worker.slots", "5", "--set worker.slots")])
     worker = result.settings.worker
     assert (worker.slots, worker.lease, worker.attempts, worker.retry_base) == (5, 120, 9, 1)
@@ -71,7 +79,14 @@ def test_a_flag_wins_over_the_environment_over_the_file_over_the_default(tmp_pat
 
 
 def test_lists_and_tables_come_from_every_layer(tmp_path: Path) -> None:
-    text = '[backends.local.buckets]\n"a.b" = "/x"\nc = "/y"\n[[backends.simulated.scripts]]\nimage = "*"\nsteps = [{ wait = "5s" }]\n'
+    text = """\
+[backends.local.buckets]
+"a.b" = "/x"
+c = "/y"
+[[backends.simulated.scripts]]
+image = "*"
+steps = [{ wait = "5s" }]
+"""
     flags = [("backends.local.allow_networks", '["10.0.0.0/8"]', "--set")]
     backends: Any = loaded(tmp_path, text, flags=flags).settings.backends
     assert backends["local"].buckets == {"a.b": "/x", "c": "/y"}
@@ -115,7 +130,10 @@ allow_networks = ["everywhere"]
         ('[server]\nlisten = "127.0.0.1:99999"', "c.toml:2: server.listen: Expected a port"),
         ("[sever]", "c.toml:1: sever: unknown key"),
         ("worker = 3", "c.toml:1: worker: unknown key"),
-        ('[backends.simulated]\nscripts = [{ image = "*", steps = [{ progrss = 1 }] }]', "c.toml:2: backends.simulated.scripts"),
+        (
+            '[backends.simulated]\nscripts = [{ image = "*", steps = [{ progrss = 1 }] }]',
+            "c.toml:2: backends.simulated.scripts",
+        ),
     ],
 )
 def test_a_bad_file_says_where_and_what(tmp_path: Path, text: str, problem: str) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 import anyio
 import pytest
 
-
 from imageopsd.engine.bus import EventBus
 from imageopsd.engine.imageops import ImageOps
 from imageopsd.engine.worker import Worker
@@ -173,6 +172,3 @@ async def engine(tmp_path: Path) -> AsyncIterator[Engine]:
     async with SqliteStore(SqliteStore.Options(), tmp_path) as store:
         yield Engine(store, backend, Clock())
     backend.close()
-
-
-

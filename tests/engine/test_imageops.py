@@ -6,6 +6,7 @@ from typing import Any
 import anyio
 import pytest
 from msgspec.structs import replace
+from tests.engine.conftest import Engine
 
 from imageopsd.engine.upkeep import Upkeep
 from imageopsd.model.errors import (
@@ -22,7 +23,6 @@ from imageopsd.model.image import DeprecationStatus, ImagePatch
 from imageopsd.model.lifecycle import apply
 from imageopsd.model.operation import Status
 from imageopsd.model.requests import PatchImage
-from tests.engine.conftest import Engine
 
 REQUEST_ID = "11111111-2222-3333-4444-555555555555"
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import anyio
 import pytest
+from tests.engine.conftest import Engine
 
 from imageopsd.engine.intake import Intake
 from imageopsd.model.errors import StoreFull
@@ -15,7 +16,6 @@ from imageopsd.model.events import Change, JobBuried, StoreTroubled
 from imageopsd.model.operation import Operation, Status
 from imageopsd.ports import QueueDepth
 from imageopsd.storage.sqlite.queue import SqliteQueue
-from tests.engine.conftest import Engine
 
 EMPTY = QueueDepth(waiting=0, dead=0, oldest=None)
 

@@ -4,13 +4,13 @@ from http import HTTPStatus
 
 import anyio
 import pytest
+from tests.engine.conftest import Engine
 
 from imageopsd.model.errors import NotFound, PermanentFailure, QuotaExceeded, TemporaryFailure
 from imageopsd.model.events import BackendCrashed, BytesReceived, Change, Deferred, LeaseWasLost, Progressed
 from imageopsd.model.image import ImageStatus
 from imageopsd.model.operation import OperationWarning, QuotaInfo, Status
 from imageopsd.model.retry import RetryPolicy
-from tests.engine.conftest import Engine
 
 BAD = PermanentFailure("INVALID_IMAGE_TAR", "The tar archive is not a valid image.", HTTPStatus.BAD_REQUEST)
 

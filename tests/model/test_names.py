@@ -64,7 +64,7 @@ def test_full_and_partial_image_urls_are_understood(text: str, meant: tuple[str,
     "text", ["i", "global/images/", "global/images/UPPER", "projects/../global/images/i", "global/images/a/b"]
 )
 def test_what_is_no_image_url_is_refused_by_field(text: str) -> None:
-    with pytest.raises(InvalidRequest, match="Expected an image URL|Expected a project id") as refused:
+    with pytest.raises(InvalidRequest, match=r"Expected an image URL|Expected a project id") as refused:
         parse_image_reference(text, "mine", "resource.sourceImage")
     assert refused.value.field in ("resource.sourceImage", "project")
 

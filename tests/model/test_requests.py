@@ -46,7 +46,11 @@ def insert(**changes: object) -> InsertImage:
         (insert(raw_disk=RawDisk(source="https://host:99999/i")), "resource.rawDisk.source", "invalid"),
         (insert(raw_disk=RawDisk(source="https:///i")), "resource.rawDisk.source", "invalid"),
         (insert(raw_disk=RawDisk(source="no url")), "resource.rawDisk.source", "invalid"),
-        (insert(raw_disk=RawDisk(source="https://h/i", container_type="ZIP")), "resource.rawDisk.containerType", "invalid"),
+        (
+            insert(raw_disk=RawDisk(source="https://h/i", container_type="ZIP")),
+            "resource.rawDisk.containerType",
+            "invalid",
+        ),
         (insert(raw_disk=RawDisk(source="https://h/i", sha1_checksum="x")), "resource.rawDisk.sha1Checksum", "invalid"),
         (insert(raw_disk=None, source_image="nonsense"), "resource.sourceImage", "invalid"),
         (insert(source_type="QCOW2"), "resource.sourceType", "invalid"),

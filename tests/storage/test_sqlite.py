@@ -13,6 +13,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from tests.storage.records import NOW, accept, claim
 
 from imageopsd.model.errors import AlreadyExists, StoreError, StoreFull, StoreInUse, StoreTooNew
 from imageopsd.storage.sqlite import connection
@@ -20,7 +21,6 @@ from imageopsd.storage.sqlite.connection import Transaction, Writer, migrate
 from imageopsd.storage.sqlite.doorbell import Doorbell, ringing
 from imageopsd.storage.sqlite.queue import SqliteQueue
 from imageopsd.storage.sqlite.store import SqliteStore
-from tests.storage.records import NOW, accept, claim
 
 OPTIONS = SqliteStore.Options()
 
@@ -146,14 +146,18 @@ async def test_a_cancelled_caller_does_not_tear_a_transaction(tmp_path: Path) ->
         assert totals.pending == len((await store.operations("p", 10, None, newest_first=True)).items)
 
 
+async def fill(store: SqliteStore) -> None:
+    for number in range(200):
+        await accept(store, f"i-{number}")
+
+
 async def test_a_full_disk_keeps_nothing_of_the_transaction_and_heals(tmp_path: Path) -> None:
     async with SqliteStore(OPTIONS, tmp_path) as store:
         await accept(store, "before")
         pages = await store._writer.run(lambda tx: tx.execute("PRAGMA page_count").fetchone()[0])
         await store._writer.run(lambda tx: tx.execute(f"PRAGMA max_page_count = {pages}").fetchone())
         with pytest.raises(StoreFull, match="no space left for the database"):
-            for number in range(200):
-                await accept(store, f"i-{number}")
+            await fill(store)
         accepted = (await store.totals()).pending
         await store._writer.run(lambda tx: tx.execute("PRAGMA max_page_count = 1000000").fetchone())
         await accept(store, "after")

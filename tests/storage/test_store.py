@@ -5,6 +5,7 @@ from datetime import timedelta
 import anyio
 import pytest
 from msgspec.structs import replace
+from tests.storage.records import LEASE, NOW, accept, claim, operation, request
 
 from imageopsd.model.errors import AlreadyExists, LeaseLost, NotFound, RequestIdReused
 from imageopsd.model.events import Deferred, Failed, Interrupted, Progressed, Succeeded
@@ -12,7 +13,6 @@ from imageopsd.model.image import DeprecationStatus, ImageFacts, ImageStatus, pu
 from imageopsd.model.lifecycle import apply
 from imageopsd.model.operation import ErrorEntry, Operation, Status
 from imageopsd.ports import Claim, Forget, Publish, Store, Totals
-from tests.storage.records import LEASE, NOW, accept, claim, operation, request
 
 REQUEST_ID = "11111111-2222-3333-4444-555555555555"
 ENTRY = ErrorEntry(code="X", message="x")
@@ -37,7 +37,7 @@ async def test_an_accepted_operation_is_found_by_name_id_and_request_id(store: S
 
 @pytest.mark.parametrize("reference", ["operation-1", "17", "9" * 20, REQUEST_ID, "", "x" * 300])
 async def test_an_unknown_operation_is_not_found(store: Store, reference: str) -> None:
-    with pytest.raises(NotFound, match="The resource 'projects/p/global/operations/.*' was not found"):
+    with pytest.raises(NotFound, match=r"The resource 'projects/p/global/operations/.*' was not found"):
         await store.operation("p", reference)
 
 

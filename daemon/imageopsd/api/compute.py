@@ -121,4 +121,4 @@ def _answer(record: Operation | Image) -> web.Response:
 
 
 def _json(body: bytes) -> web.Response:
-    return web.Response(body=body, content_type="application/json", charset="utf-8")
+    return web.Response(body=body + b"\n", content_type="application/json", charset="utf-8")

@@ -45,4 +45,6 @@ def _failed(status: HTTPStatus, message: str, reason: str, code: str) -> web.Res
 
 
 def _answer(status: HTTPStatus, body: bytes, headers: dict[str, str]) -> web.Response:
-    return web.Response(status=status, body=body, content_type="application/json", charset="utf-8", headers=headers)
+    return web.Response(
+        status=status, body=body + b"\n", content_type="application/json", charset="utf-8", headers=headers
+    )

@@ -35,7 +35,6 @@ def _field(record: Any, field: str) -> str:
 
 
 def _table(rows: list[dict[str, str]], columns: Iterable[str]) -> None:
-    from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -43,7 +42,7 @@ def _table(rows: list[dict[str, str]], columns: Iterable[str]) -> None:
     if not rows and sys.stdout.isatty():
         click.echo("nothing to show", err=True)
         return
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
     for column in columns:
         table.add_column(column, overflow="fold", no_wrap=column in ("NAME", "ID"))
     for row in rows:

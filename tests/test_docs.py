@@ -1,0 +1,98 @@
+"""What the documents claim is true."""
+
+import re
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+
+from imageopsd.cli.main import cli
+from imageopsd.model import events
+from imageopsd.model.lifecycle import TRANSITIONS
+from imageopsd.telemetry.metrics import Metrics
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+ARCHITECTURE = (ROOT / "daemon" / "ARCHITECTURE.md").read_text()
+PACKAGE = ROOT / "daemon" / "imageopsd"
+
+
+def test_the_state_table_is_the_one_in_the_code() -> None:
+    head, _, *rows = re.findall(r"^\| .*\|$", ARCHITECTURE.split("## The states of an operation")[1], re.MULTILINE)[:5]
+    names = [cell.strip() for cell in head.split("|")[2:-1]]
+    documented = {}
+    for row in rows:
+        status, *cells = [cell.strip() for cell in row.split("|")[1:-1]]
+        documented[status] = {name: cell for name, cell in zip(names, cells, strict=True) if cell}
+    real = {status: {event.__name__: after for event, after in row.items()} for status, row in TRANSITIONS.items()}
+    assert documented == real
+    assert set(names) == {kind.__name__ for kind in events.Event.__subclasses__()} - {"Accepted"}
+
+
+def test_the_metric_table_is_what_a_scrape_shows() -> None:
+    registry = Metrics("1", "local", 4).registry
+    families = {
+        family.name + ("_total" if family.type == "counter" else "")
+        for family in registry.collect()
+        if family.name.startswith("imageopsd_")
+    }
+    assert set(re.findall(r"`(imageopsd_\w+)`", README.split("## Watching it")[1].split("## What it")[0])) == families
+
+
+def test_every_command_is_in_the_table_and_every_one_in_the_table_is_there() -> None:
+    documented = set()
+    for first, rest in re.findall(r"^\| `imageopsd ([^`]+)`(.*?)\|", README.split("## Commands")[1], re.MULTILINE):
+        words = first.split()
+        documented.add(first)
+        documented |= {" ".join([*words[:-1], more]) for more in re.findall(r"`([a-z-]+)`", rest)}
+    real = set()
+    for name, command in cli.commands.items():
+        real |= {f"{name} {sub}" for sub in command.commands} if isinstance(command, click.Group) else {name}
+    assert documented == real
+
+
+def test_every_option_shown_in_the_readme_exists() -> None:
+    shown = re.findall(
+        r"imageopsd (\w[^\n`|]*)", "\n".join(re.findall(r"^    \$ .*$|`imageopsd [^`]+`", README, re.MULTILINE))
+    )
+    checked = 0
+    for line in shown:
+        words = shlex.split(line.split("<<")[0].split("&")[0])
+        command: click.Command = cli
+        while isinstance(command, click.Group) and words[0] in command.commands:
+            command = command.commands[words.pop(0)]
+        known = {option for parameter in command.params for option in parameter.opts}
+        assert {word for word in words if word.startswith("--")} <= known, line
+        checked += 1
+    assert checked >= 8
+
+
+@pytest.mark.parametrize(
+    "document", sorted(ROOT.glob("*.md")) + sorted((ROOT / "daemon").rglob("*.md")), ids=lambda p: p.name
+)
+def test_links_and_paths_lead_somewhere(document: Path) -> None:
+    text = document.read_text()
+    targets = [target for target in re.findall(r"\[[^\]]+\]\((\w[^)#\s]+)\)", text) if not target.startswith("http")]
+    paths = re.findall(r"`((?:daemon|config|tests|deploy|\.ci)/[\w./-]+)`", text)
+    for target in targets:
+        assert (document.parent / target).exists(), target
+    for path in paths:
+        assert (ROOT / path).exists(), path
+
+
+def test_every_error_code_of_the_code_is_in_the_readme() -> None:
+    table = README.split("## What an operation's error says")[1].split("##")[0]
+    documented = set(re.findall(r"`([A-Z_]{4,})`", table))
+    raised = set()
+    for file in [*(PACKAGE / "backends" / "local").rglob("*.py"), *(PACKAGE / "engine").rglob("*.py")]:
+        raised |= set(re.findall(r"(?:Temporary|Permanent)Failure\(\s*\"([A-Z_]+)\"", file.read_text()))
+    assert raised - documented == set()
+
+
+def test_the_unit_starts_the_command_with_the_manuals_directory() -> None:
+    unit = (ROOT / "deploy" / "systemd" / "imageopsd.service").read_text()
+    assert "ExecStart=/opt/imageopsd/bin/imageopsd serve\n" in unit
+    assert "RestartPreventExitStatus=78\n" in unit
+    assert "StateDirectory=imageopsd\n" in unit
+    assert 'data_dir = "/var/lib/imageopsd"' in (ROOT / "config" / "imageopsd.toml").read_text()
