@@ -47,14 +47,17 @@ def serve(
     daemon = Daemon(loaded, exit_when_idle=exit_when_idle, max_operations=max_operations)
     try:
         anyio.run(daemon.run)
-    except* (StartError, PluginError, StoreTooNew) as group:
-        raise Failure(Exit.CONFIGURATION, _first(group)) from None
-    except* StoreError as group:
-        raise Failure(Exit.FAILED, _first(group)) from None
+    except Exception as error:
+        cause = _innermost(error)
+        if isinstance(cause, StartError | PluginError | StoreTooNew):
+            raise Failure(Exit.CONFIGURATION, str(cause)) from None
+        if not isinstance(cause, StoreError):
+            logs.log.critical("died", exc_info=error)
+        raise Failure(Exit.FAILED, f"the daemon ended: {cause}") from None
 
 
-def _first(group: BaseExceptionGroup[BaseException]) -> str:
-    error: BaseException = group
+def _innermost(error: BaseException) -> BaseException:
+    """What went wrong first, out of the task groups that passed it on."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    return str(error)
+    return error

@@ -50,16 +50,18 @@ FLUSH_INTERVAL = 1.0
 STORE_RETRY_DELAY = 5.0
 """Seconds before a write is tried again that found the disk full."""
 
+SHUTDOWN = "the daemon is shutting down"
+
 
 class _Seat:
-    """A free slot, waiting for its next claim."""
+    """A free slot, waiting for its next run."""
 
     def __init__(self) -> None:
         self.called = anyio.Event()
-        self.claim: Claim | None = None
+        self.run: Run | None = None
 
-    def give(self, claim: Claim) -> None:
-        self.claim = claim
+    def give(self, run: Run) -> None:
+        self.run = run
         self.called.set()
 
 
@@ -95,6 +97,8 @@ class Worker:
         self._hint = anyio.Event()
         self._deferred: list[datetime] = []
         self._stopping = anyio.Event()
+        self._fed = anyio.Event()
+        self._impatient = False
         bus.subscribe(self._hear)
 
     @property
@@ -128,14 +132,16 @@ class Worker:
         self._stopping.set()
         self.look()
         with anyio.move_on_after(patience):
+            await self._fed.wait()  # a claim under way may still bring work
             while self._runs:
                 await next(iter(self._runs)).ended.wait()
         self.interrupt()
 
     def interrupt(self) -> None:
-        """Interrupts what runs at once."""
+        """Interrupts what runs at once, and what a claim under way still brings."""
+        self._impatient = True
         for run in self._runs:
-            run.interrupt("the daemon is shutting down")
+            run.interrupt(SHUTDOWN)
 
     async def _feed(self) -> None:
         """Claims for the free slots whenever something may have become due; no polling: a hint or a timer wakes it."""
@@ -148,11 +154,12 @@ class Worker:
                 seats = len(self._free)
                 claims = await self._claim(seats)
                 for claim in claims:
-                    self._free.popleft().give(claim)
+                    self._free.popleft().give(self._begin(claim))
                 if len(claims) < seats:
                     break
         for seat in self._free:
             seat.called.set()
+        self._fed.set()
 
     def _until_next_due(self) -> float | None:
         now = self._clock()
@@ -187,18 +194,23 @@ class Worker:
             self._free.append(seat)
             self.look()
             await seat.called.wait()
-            if seat.claim is not None:
-                await self._work(seat.claim)
+            if seat.run is not None:
+                await self._work(seat.run)
 
     # -------------------------------------------------------------------------------------- one operation
 
-    async def _work(self, claim: Claim) -> None:
+    def _begin(self, claim: Claim) -> Run:
         run = Run(claim, self._store, self._bus, self._clock, self._mark_dirty)
         self._runs.add(run)
+        if self._impatient:
+            run.interrupt(SHUTDOWN)
+        return run
+
+    async def _work(self, run: Run) -> None:
         try:
             await self._carry_out(run)
         except LeaseLost:
-            self._bus.publish(LeaseWasLost(claim.operation.name))
+            self._bus.publish(LeaseWasLost(run.operation.name))
         finally:
             self._runs.discard(run)
             run.ended.set()

@@ -47,7 +47,8 @@ class Transaction:
 
     def write_tally(self) -> None:
         rows = [(change, name) for name, change in self.tally.items() if change]
-        self.executemany("UPDATE totals SET value = value + ? WHERE name = ?", rows)
+        if rows:
+            self.executemany("UPDATE totals SET value = value + ? WHERE name = ?", rows)
 
 
 class _Work(Generic[T]):
