@@ -124,14 +124,15 @@ class Daemon:
             busy=lambda: worker.running > 0,
             freed=worker.look,
         )
+        # Each group is cancelled or left before the one around it: a scope's end reaches all that is inside it.
         async with anyio.create_task_group() as leases:
             leases.start_soon(upkeep.run)
-            async with anyio.create_task_group() as taking:
-                taking.start_soon(intake.run)
-                if self._exit_when_idle is not None:
-                    taking.start_soon(self._stop_when_idle, queue, self._exit_when_idle)
-                async with anyio.create_task_group() as working:
-                    working.start_soon(worker.run)
+            async with anyio.create_task_group() as working:
+                working.start_soon(worker.run)
+                async with anyio.create_task_group() as taking:
+                    taking.start_soon(intake.run)
+                    if self._exit_when_idle is not None:
+                        taking.start_soon(self._stop_when_idle, queue, self._exit_when_idle)
                     self._board.phase = "ready"
                     notify(READY=1, STATUS="Ready")
                     await self._stop.wait()
@@ -140,8 +141,7 @@ class Daemon:
                     log.info("draining", running=worker.running, timeout_seconds=options.drain_timeout)
                     ops.draining = True
                     taking.cancel_scope.cancel()
-                    with anyio.CancelScope(shield=True):
-                        await worker.drain(options.drain_timeout)
+                await worker.drain(options.drain_timeout)
             leases.cancel_scope.cancel()
 
     # ------------------------------------------------------------------------------------------- the doors
