@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from imageopsd.api.pages import ListQuery
 from imageopsd.engine.imageops import ImageOps
@@ -103,7 +104,10 @@ def _scope(request: web.Request) -> str | None:
 
 
 async def _body(request: web.Request) -> Any:
-    data = await request.read()
+    try:
+        data = await request.read()
+    except (web.RequestPayloadError, HttpProcessingError) as error:
+        raise InvalidRequest("resource", "The body is not in the encoding that its Content-Encoding names.") from error
     if not data:
         raise InvalidRequest.missing("resource", "Expected a JSON object as the request's body")
     return parse(data, "resource")

@@ -34,14 +34,17 @@ async def envelope(
     except web.HTTPException as error:
         status = HTTPStatus(error.status)
         reason, code = _REASONS.get(status, ("badRequest", "INVALID_ARGUMENT"))
-        return _failed(status, f"{request.method} {request.path}: {error.reason}", reason, code)
+        allow = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
+        return _failed(status, f"{request.method} {request.path}: {error.reason}", reason, code, allow)
     except Exception:
         log.exception("request failed", method=request.method, path=request.path)
         return _failed(HTTPStatus.INTERNAL_SERVER_ERROR, "Internal error", "internalError", "INTERNAL")
 
 
-def _failed(status: HTTPStatus, message: str, reason: str, code: str) -> web.Response:
-    return _answer(status, encode_failure(status, message, reason, code), {})
+def _failed(
+    status: HTTPStatus, message: str, reason: str, code: str, headers: dict[str, str] | None = None
+) -> web.Response:
+    return _answer(status, encode_failure(status, message, reason, code), headers or {})
 
 
 def _answer(status: HTTPStatus, body: bytes, headers: dict[str, str]) -> web.Response:

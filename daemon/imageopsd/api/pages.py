@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Self
 
@@ -35,7 +36,7 @@ class ListQuery(msgspec.Struct, frozen=True):
         if order not in ("", "name", NEWEST_FIRST):
             raise InvalidRequest.value("orderBy", order, f"Expected 'name' or '{NEWEST_FIRST}'")
         text = query.get("maxResults", "")
-        if text and not (text.isascii() and text.isdecimal() and int(text) <= LARGEST_PAGE):
+        if text and not (re.fullmatch(r"[0-9]{1,3}", text) and int(text) <= LARGEST_PAGE):
             raise InvalidRequest.value("maxResults", text, f"Must be between 0 and {LARGEST_PAGE}")
         newest_first = order == NEWEST_FIRST
         return cls(int(text or 0) or LARGEST_PAGE, newest_first, _position(query.get("pageToken", ""), newest_first))

@@ -153,6 +153,7 @@ def reserved(wanted: Image, project: str, image_id: int, now: datetime) -> Image
         creation_timestamp=now,
         self_link=image_link(project, wanted.name),
         source_type=wanted.source_type or "RAW",
+        params=None,  # input only: it speaks to the service and is not part of the resource
     )
 
 

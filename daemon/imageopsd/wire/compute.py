@@ -45,12 +45,12 @@ def read_image(body: Any) -> Image:
     """The Image of an `images.insert` body. Raises InvalidRequest."""
     if isinstance(body, dict):
         body = {name: value for name, value in body.items() if name not in OUTPUT_ONLY}
-    return convert(without_empties(body), Image, "resource")
+    return convert(without_empties(body, "resource"), Image, "resource")
 
 
 def read_patch(body: Any) -> ImagePatch:
     """The change in an `images.patch` body: an Image of which only three fields count. Raises InvalidRequest."""
-    body = without_empties(body, keep=frozenset({"family", "description"}))
+    body = without_empties(body, "resource", keep=frozenset({"family", "description"}))
     whole = convert(body, Image, "resource")
     if not PATCHABLE & body.keys():
         raise InvalidRequest.missing("resource", f"Expected at least one of {', '.join(sorted(PATCHABLE))}")

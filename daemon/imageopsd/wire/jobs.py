@@ -36,7 +36,8 @@ def read_job(data: bytes, job_id: str) -> AnyRequest:
         raise InvalidRequest("job", f"Invalid value for field 'job'. Expected at most {MAX_JOB_BYTES} bytes.")
     value = parse(data, "job")
     if isinstance(value, dict):  # the body's empties are the body's affair: a patch may mean them
-        value = without_empties({k: v for k, v in value.items() if k != "body"}) | {"body": value.get("body") or {}}
+        outer = {name: item for name, item in value.items() if name != "body"}
+        value = without_empties(outer, "job") | {"body": value.get("body") or {}}
     job = convert(value, _JobFile, "job")
     if job.method is None:
         raise InvalidRequest.missing("job.method", f"Expected one of {', '.join(METHODS)}")

@@ -11,6 +11,12 @@ from imageopsd.model.requests import decode_int64
 
 T = TypeVar("T", bound=msgspec.Struct)
 
+MAX_DEPTH = 16
+"""Levels of nesting; an Image has five."""
+
+MAPS = frozenset({"labels", "resourceManagerTags"})
+"""Members whose own members the caller names: there an empty string is a value."""
+
 _AT = re.compile(r"(?P<problem>.*?)(?: - at `(?P<kind>key in )?\$(?P<path>.*)`)?", re.DOTALL)
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<name>.*)`", re.DOTALL)
 _TYPE = re.compile(r"Expected `(?P<expected>.*?)`, got `(?P<got>.*?)`")
@@ -28,19 +34,32 @@ def parse(data: bytes, what: str) -> Any:
         raise InvalidRequest(what, f"Invalid JSON payload received for '{what}': nested too deeply.") from error
 
 
-def without_empties(value: Any, keep: frozenset[str] = frozenset()) -> Any:
+def without_empties(value: Any, what: str, keep: frozenset[str] = frozenset()) -> Any:
     """`value` without null, "", {} and []: clients send them for what they did not set (npm's `"labels": {}`,
-    libcloud's nulls, unset protobuf enums). Top-level members named in `keep` may be empty strings."""
+    libcloud's nulls, unset protobuf enums). Top-level members named in `keep` may be empty strings. Raises
+    InvalidRequest for `what` where it is nested deeper than anything we know."""
+    if not isinstance(value, dict):
+        return _cleaned(value, what, MAX_DEPTH)
+    kept = {name: "" for name in keep & value.keys() if value[name] == ""}
+    return _cleaned(value, what, MAX_DEPTH) | kept
+
+
+def _cleaned(value: Any, what: str, depth: int) -> Any:
+    if depth == 0:
+        raise InvalidRequest(what, f"Invalid JSON payload received for '{what}': nested too deeply.")
     if isinstance(value, dict):
-        cleaned = {k: v if k in keep and v == "" else without_empties(v) for k, v in value.items()}
-        return {k: v for k, v in cleaned.items() if (k in keep and v == "") or not _empty(v)}
+        cleaned = {
+            name: item if name in MAPS and isinstance(item, dict) else _cleaned(item, what, depth - 1)
+            for name, item in value.items()
+        }
+        return {name: item for name, item in cleaned.items() if not _empty(item)}
     if isinstance(value, list):
-        return [without_empties(item) for item in value]
+        return [_cleaned(item, what, depth - 1) for item in value]
     return value
 
 
 def _empty(value: Any) -> bool:
-    return value is None or value in ("", {}, []) or (isinstance(value, float) and value != value)
+    return value is None or value in ("", {}, [])
 
 
 def convert(value: Any, kind: type[T], prefix: str) -> T:
@@ -51,8 +70,6 @@ def convert(value: Any, kind: type[T], prefix: str) -> T:
         return msgspec.convert(value, kind, dec_hook=decode_int64)
     except msgspec.ValidationError as error:
         raise _explained(str(error), kind, prefix) from None
-    except RecursionError as error:
-        raise InvalidRequest(prefix, f"Invalid value for field '{prefix}': nested too deeply.") from error
 
 
 def _explained(text: str, kind: type[msgspec.Struct], prefix: str) -> InvalidRequest:

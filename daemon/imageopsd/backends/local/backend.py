@@ -54,7 +54,7 @@ class LocalBackend:
             if made is not None:
                 _warn_of_size(made.content_bytes, task.image, report)
                 return made.facts
-            return await self._make(task, report)
+            return await self._make_in_time(task, report)
 
     async def patch_image(self, task: PatchTask, report: Reporter) -> None:
         with self._storage_failures():
@@ -78,40 +78,43 @@ class LocalBackend:
         self._layout.sync_published(place)
         return manifest
 
+    async def _make_in_time(self, task: InsertTask, report: Reporter) -> ImageFacts:
+        limit = self._options.total_timeout
+        try:
+            async with asyncio.timeout(limit) as deadline:
+                return await self._make(task, report)
+        except TimeoutError as error:
+            if not deadline.expired():  # a network file system has timeouts of its own
+                raise
+            raise TemporaryFailure(
+                "DEADLINE_EXCEEDED",
+                f"The image was not made within the {limit!s} of backends.local.total_timeout.",
+            ) from error
+
     async def _make(self, task: InsertTask, report: Reporter) -> ImageFacts:
         place = self._place(task.project, task.image)
         try:
-            async with asyncio.timeout(self._options.total_timeout):
-                staged = await in_thread("begin", lambda: self._layout.begin(task.operation_id))
-                with Disk(staged / DISK, self._options.free_space_margin) as disk:
-                    content = await self._fill(disk, task, report)
-                    report.progress(MOVED, "making it safe on disk")
-                    size_gb = _warn_of_size(content.disk_size, task.image, report)
-                    stored = await in_thread("sync", lambda: disk.finish(size_gb * GIB))
-                report.progress(95, "publishing")
-                facts = ImageFacts(
-                    disk_size_gb=size_gb,
-                    archive_size_bytes=content.archive_size,
-                    stored_bytes=stored,
-                    sha256=content.sha256,
-                )
-                manifest = _manifest(task, content.disk_size, facts)
-                await in_thread("publish", lambda: self._layout.publish(staged, manifest, place))
-        except TimeoutError as error:
-            await self._discard(task, place)
-            raise TemporaryFailure(
-                "DEADLINE_EXCEEDED",
-                f"The image was not made within the {self._options.total_timeout!s} of backends.local.total_timeout.",
-            ) from error
+            staged = await in_thread("begin", lambda: self._layout.begin(task.operation_id))
+            with Disk(staged / DISK, self._options.free_space_margin) as disk:
+                content = await self._fill(disk, task, report)
+                report.progress(MOVED, "making it safe on disk")
+                size_gb = _warn_of_size(content.disk_size, task.image, report)
+                stored = await in_thread("sync", lambda: disk.finish(size_gb * GIB))
+            report.progress(95, "publishing")
+            facts = ImageFacts(
+                disk_size_gb=size_gb,
+                archive_size_bytes=content.archive_size,
+                stored_bytes=stored,
+                sha256=content.sha256,
+            )
+            manifest = _manifest(task, content.disk_size, facts)
+            await in_thread("publish", lambda: self._layout.publish(staged, manifest, place))
         except BaseException:
-            await self._discard(task, place)
+            # also what was published already: nobody else can have done it under this id, and nobody knows of it yet
+            await in_thread("discard", lambda: self._layout.discard(task.operation_id, place))
             raise
         report.progress(98, "published")
         return facts
-
-    async def _discard(self, task: InsertTask, place: Path) -> None:
-        # nobody else can have published under this id: what is there is ours to take back
-        await in_thread("discard", lambda: self._layout.discard(task.operation_id, place))
 
     async def _fill(self, disk: Disk, task: InsertTask, report: Reporter) -> Content:
         raw = task.image.raw_disk

@@ -69,8 +69,8 @@ class Gunzip:
             if raw:
                 yield raw
             data = self._member.unconsumed_tail
-            # a full step may have left output inside the window even when the input is used up
-            if self._member.eof or (not data and len(raw) < STEP):
+            # output that a full step left inside comes with the next input: a member's trailer, at least, is still due
+            if self._member.eof or not data:
                 return
 
     def _begin_next(self, data: bytes) -> None:

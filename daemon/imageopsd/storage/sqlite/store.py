@@ -251,7 +251,7 @@ class SqliteStore:
 
     @staticmethod
     def _number(reference: str) -> int | None:
-        """The row an operation's name or id means; `None`, which no row has, for what cannot be one."""
+        """The row that an id, or an operation's name, means; `None`, which no row has, for what cannot be one."""
         number = int(reference) if NUMERIC_ID.fullmatch(reference) else operation_id_of(reference)
         return number if number is not None and number < 2**63 else None
 
@@ -269,11 +269,10 @@ class SqliteStore:
         return Page([_decode_operation(record) for (record,) in rows[:limit]], more=len(rows) > limit)
 
     async def image(self, project: str, reference: str) -> Image:
-        column = "name"
-        if NUMERIC_ID.fullmatch(reference):
-            column, reference = "id", str(min(int(reference), 2**63 - 1))
+        by_id = NUMERIC_ID.fullmatch(reference)
+        column, value = ("id", self._number(reference)) if by_id else ("name", reference)
         rows = await self._readers.fetch(
-            f"SELECT record FROM images WHERE project = ? AND {column} = ?", project, reference
+            f"SELECT record FROM images WHERE project = ? AND {column} = ?", project, value
         )
         if not rows:
             raise NotFound(image_path(project, reference))
