@@ -112,6 +112,7 @@ allow_networks = ["everywhere"]
         "c.toml:3: server.listen: '0.0.0.0' can be reached from other machines",
         "c.toml:5: worker.slots: Expected 'int', got 'str'",
         "c.toml:6: worker.lease: Expected a duration in quotes such as '30s'",
+        "c.toml:7: worker.attempts: Expected 'int' >= 1",
         "c.toml:9: backends.local.allow_networks: 'everywhere' is not a network",
         "environment IMAGEOPSD_LOG__LEVEL: log.level: Invalid enum value 'loud'",
     ]
@@ -124,7 +125,7 @@ allow_networks = ["everywhere"]
     ("text", "problem"),
     [
         ("a = x\n", "c.toml:1:5: not TOML: Invalid value"),
-        ("[worker]\nattempts = 0", "c.toml:2: worker.attempts: Expected at least 1, got 0"),
+        ("[worker]\nattempts = 0", "c.toml:2: worker.attempts: Expected 'int' >= 1"),
         ('backend = "gcloud"', "c.toml:1: backend: 'gcloud' is not installed. Expected one of local, simulated"),
         ('[server]\nlisten = "here"', "c.toml:2: server.listen: Expected HOST:PORT"),
         ('[server]\nlisten = "127.0.0.1:99999"', "c.toml:2: server.listen: Expected a port"),

@@ -167,7 +167,7 @@ class Daemon:
                 await web.TCPSite(runner, host, port).start()
             except OSError as error:
                 raise StartError(
-                    f"server.listen: cannot listen on {self._settings.server.listen}: {error.strerror}"
+                    f"server.listen: cannot listen on {self._settings.server.listen}: {os.strerror(error.errno or 0)}"
                 ) from error
             host, port = runner.addresses[0][:2]
             address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

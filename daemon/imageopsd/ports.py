@@ -20,14 +20,18 @@ T = TypeVar("T")
 # ---------------------------------------------------------------------------------------------- the queue
 
 
+Receipt = int | str
+"""A queue's own handle of one submission; never used for another."""
+
+
 class Job(msgspec.Struct, frozen=True):
     """What somebody submitted, as it came. `id` is the submitter's handle and becomes the request id of a
-    job that names none; `receipt` is the queue's own handle for settling it."""
+    job that names none."""
 
     id: str
     body: bytes
     submitted: datetime
-    receipt: int | str
+    receipt: Receipt
 
 
 class DeadLetter(msgspec.Struct, frozen=True):
@@ -59,16 +63,16 @@ class JobQueue(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
 
-    async def put(self, jobs: Sequence[tuple[str, bytes]], now: datetime) -> None:
-        """Adds (id, body) pairs, all or none; returns after they are safe against power loss."""
+    async def put(self, jobs: Sequence[tuple[str, bytes]], now: datetime) -> list[Receipt]:
+        """Adds (id, body) pairs, all or none; returns their receipts after they are safe against power loss."""
 
     async def receive(self, limit: int) -> list[Job]:
         """The oldest jobs not received by this process yet; waits while there are none, without polling."""
 
-    async def settle(self, receipts: Sequence[int | str]) -> None:
+    async def settle(self, receipts: Sequence[Receipt]) -> None:
         """These jobs have become operations: forget them."""
 
-    async def bury(self, receipt: int | str, reason: str, now: datetime) -> None:
+    async def bury(self, receipt: Receipt, reason: str, now: datetime) -> None:
         """This job never will: keep it, with the reason, among the dead letters."""
 
     async def depth(self) -> QueueDepth:
@@ -77,7 +81,8 @@ class JobQueue(Protocol):
     async def dead_letters(self, limit: int) -> list[DeadLetter]:
         """The newest first."""
 
-    async def find_dead_letter(self, job_id: str) -> DeadLetter | None: ...
+    async def find(self, receipt: Receipt) -> Job | DeadLetter | None:
+        """What became of a job: itself while it waits, its dead letter, `None` once it is an operation."""
 
 
 # ---------------------------------------------------------------------------------------------- the store

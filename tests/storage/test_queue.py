@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import anyio
 
-from imageopsd.ports import JobQueue, QueueDepth
+from imageopsd.ports import DeadLetter, Job, JobQueue, QueueDepth
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 Open = Callable[..., Awaitable[JobQueue]]
@@ -55,10 +55,22 @@ async def test_a_buried_job_is_kept_with_its_reason(open_queue: Open) -> None:
     await queue.bury(job.receipt, "Expected an object.", NOW)
     (letter,) = await queue.dead_letters(10)
     assert (letter.id, letter.body, letter.reason, letter.refused) == ("a", b"not json", "Expected an object.", NOW)
-    assert await queue.find_dead_letter("a") == letter
-    assert await queue.find_dead_letter("b") is None
     again = await open_queue()
     assert await again.depth() == QueueDepth(waiting=0, dead=1, oldest=None)
+
+
+async def test_a_receipt_tells_what_became_of_its_job(open_queue: Open) -> None:
+    queue = await open_queue()
+    same_id = [("a", b"1"), ("a", b"2"), ("a", b"3")]
+    settled, buried, waiting = await queue.put(same_id, NOW)
+    await queue.receive(10)
+    await queue.settle([settled])
+    await queue.bury(buried, "no", NOW)
+    assert await queue.find(settled) is None
+    dead, alive = await queue.find(buried), await queue.find(waiting)
+    assert isinstance(dead, DeadLetter)
+    assert isinstance(alive, Job)
+    assert (dead.body, dead.reason, alive.body) == (b"2", "no", b"3")
 
 
 async def test_burying_or_settling_twice_changes_nothing(open_queue: Open) -> None:

@@ -15,7 +15,7 @@ import anyio
 import pytest
 from tests.storage.records import NOW, accept, claim
 
-from imageopsd.model.errors import AlreadyExists, StoreError, StoreFull, StoreInUse, StoreTooNew
+from imageopsd.model.errors import AlreadyExists, StoreBusy, StoreError, StoreFull, StoreInUse, StoreTooNew
 from imageopsd.storage.sqlite import connection
 from imageopsd.storage.sqlite.connection import Transaction, Writer, migrate
 from imageopsd.storage.sqlite.doorbell import Doorbell, ringing
@@ -163,6 +163,17 @@ async def test_a_full_disk_keeps_nothing_of_the_transaction_and_heals(tmp_path: 
         await accept(store, "after")
         assert (await store.totals()).pending == accepted + 1
         assert len((await store.operations("p", 500, None, newest_first=True)).items) == accepted + 1
+
+
+async def test_a_lock_held_by_somebody_else_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "BUSY_TIMEOUT", 0.01)
+    async with SqliteStore(OPTIONS, tmp_path) as store:
+        with closing(sqlite3.connect(tmp_path / "state.db", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            with pytest.raises(StoreBusy, match="locked by another process"):
+                await accept(store)
+            other.execute("ROLLBACK")
+        assert (await accept(store)).created
 
 
 async def test_after_an_input_output_error_nothing_is_written_any_more(tmp_path: Path) -> None:

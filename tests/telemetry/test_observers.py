@@ -91,7 +91,7 @@ def test_metrics_count_each_operation_once() -> None:
     assert value("bytes_received_total") == 10
     assert value("leases_lost_total") == 1
     assert value("jobs_dead_lettered_total", reason="INVALID_FIELD_VALUE") == 1
-    assert value("store_full_total") == 1
+    assert value("store_unavailable_total") == 1
 
 
 def test_no_metric_has_an_identifier_for_a_label_and_all_pairs_are_there_before_the_first_event() -> None:

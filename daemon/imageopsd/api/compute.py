@@ -74,7 +74,7 @@ class ComputeApi:
         return _answer(await self._ops.image(_project(request), request.match_info["image"]))
 
     async def list_images(self, request: web.Request) -> web.Response:
-        query = ListQuery.of(request.query)
+        query = ListQuery.of("images", request.query)
         after = query.after if query.newest_first else query.after_name
         page = await self._ops.images(_project(request), query.limit, after, query.newest_first)
         token = query.token((lambda i: int(i.id)) if query.newest_first else (lambda i: i.name), page)
@@ -88,7 +88,7 @@ class ComputeApi:
         return _answer(await self._ops.wait(_scope(request), request.match_info["operation"], self._wait_limit))
 
     async def list_operations(self, request: web.Request) -> web.Response:
-        query = ListQuery.of(request.query)
+        query = ListQuery.of("operations", request.query)
         page = await self._ops.operations(_scope(request), query.limit, query.after, query.newest_first)
         token = query.token(lambda operation: int(operation.id), page)
         return _json(encode_list("compute#operationList", request.match_info["project"], "operations", page, token))

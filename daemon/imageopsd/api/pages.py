@@ -16,6 +16,7 @@ NEWEST_FIRST = "creationTimestamp desc"
 
 
 class _Token(msgspec.Struct, frozen=True, array_like=True):
+    collection: str
     newest_first: bool
     after: str | int
 
@@ -23,13 +24,14 @@ class _Token(msgspec.Struct, frozen=True, array_like=True):
 class ListQuery(msgspec.Struct, frozen=True):
     """`position` is where the page before ended: an id, or a name in a list by name."""
 
+    collection: str
     limit: int
     newest_first: bool
     position: str | int | None
 
     @classmethod
-    def of(cls, query: Mapping[str, str]) -> Self:
-        """Raises InvalidRequest naming the parameter."""
+    def of(cls, collection: str, query: Mapping[str, str]) -> Self:
+        """What `query` asks of the list of `collection`. Raises InvalidRequest naming the parameter."""
         if query.get("filter"):
             raise InvalidRequest.value("filter", query["filter"], "Filters are not supported yet")
         order = query.get("orderBy", "")
@@ -39,7 +41,8 @@ class ListQuery(msgspec.Struct, frozen=True):
         if text and not (re.fullmatch(r"[0-9]{1,3}", text) and int(text) <= LARGEST_PAGE):
             raise InvalidRequest.value("maxResults", text, f"Must be between 0 and {LARGEST_PAGE}")
         newest_first = order == NEWEST_FIRST
-        return cls(int(text or 0) or LARGEST_PAGE, newest_first, _position(query.get("pageToken", ""), newest_first))
+        position = _position(query.get("pageToken", ""), collection, newest_first)
+        return cls(collection, int(text or 0) or LARGEST_PAGE, newest_first, position)
 
     @property
     def after(self) -> int | None:
@@ -57,11 +60,11 @@ class ListQuery(msgspec.Struct, frozen=True):
         """The token of the page after `page`, whose items `key` puts in order."""
         if not page.more:
             return None
-        data = msgspec.json.encode(_Token(self.newest_first, key(page.items[-1])))
+        data = msgspec.json.encode(_Token(self.collection, self.newest_first, key(page.items[-1])))
         return base64.urlsafe_b64encode(data).decode().rstrip("=")
 
 
-def _position(token: str, newest_first: bool) -> str | int | None:
+def _position(token: str, collection: str, newest_first: bool) -> str | int | None:
     if not token:
         return None
     try:
@@ -69,7 +72,7 @@ def _position(token: str, newest_first: bool) -> str | int | None:
         read = msgspec.json.decode(data, type=_Token)
     except (binascii.Error, ValueError, msgspec.MsgspecError) as error:
         raise _bad_token() from error
-    if read.newest_first != newest_first:
+    if (read.collection, read.newest_first) != (collection, newest_first):
         raise _bad_token()
     if isinstance(read.after, int) and not 0 <= read.after < 2**63:
         raise _bad_token()

@@ -70,13 +70,21 @@ class Client:
                 raise Failure(Exit.TIMED_OUT, f"{operation['name']} is still {operation['status']}")
             time.sleep(POLL_INTERVAL)
 
+    def check(self) -> None:
+        """Raises Failure 5 if no daemon answers."""
+        self._send("GET", "/livez")
+
     def _call(self, method: str, path: str) -> dict[str, Any]:
-        url = f"{self.server}/compute/v1/projects/{urllib.parse.quote(self._project, safe='')}/global/{path}"
-        request = urllib.request.Request(url, method=method)  # noqa: S310 - the user's own choice of a server
+        project = urllib.parse.quote(self._project, safe="")
+        result: dict[str, Any] = json.loads(self._send(method, f"/compute/v1/projects/{project}/global/{path}"))
+        return result
+
+    def _send(self, method: str, path: str) -> bytes:
         try:
+            request = urllib.request.Request(f"{self.server}{path}", method=method)  # noqa: S310 - the user's server
             with self._open(request, timeout=SOCKET_TIMEOUT) as answer:
-                result: dict[str, Any] = json.load(answer)
-                return result
+                body: bytes = answer.read()
+                return body
         except urllib.error.HTTPError as error:
             raise _refused(error) from None
         except (OSError, ValueError) as error:

@@ -39,7 +39,7 @@ def serve(
     import anyio
 
     from imageopsd.daemon import Daemon, StartError
-    from imageopsd.model.errors import StoreError, StoreTooNew
+    from imageopsd.model.errors import StoreError, StoreInUse, StoreTooNew
     from imageopsd.plugins import PluginError
     from imageopsd.telemetry import logs
 
@@ -51,8 +51,9 @@ def serve(
         cause = _innermost(error)
         if isinstance(cause, StartError | PluginError | StoreTooNew):
             raise Failure(Exit.CONFIGURATION, str(cause)) from None
-        if not isinstance(cause, StoreError):
-            logs.log.critical("died", exc_info=error)
+        if isinstance(cause, StoreInUse):
+            raise Failure(Exit.FAILED, str(cause)) from None
+        logs.log.critical("died", exc_info=None if isinstance(cause, StoreError) else error, error=str(cause))
         raise Failure(Exit.FAILED, f"the daemon ended: {cause}") from None
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 import click
@@ -21,6 +21,7 @@ from imageopsd.config import Settings
 from imageopsd.model.durations import Seconds
 from imageopsd.model.errors import InvalidRequest
 from imageopsd.model.names import REQUEST_ID
+from imageopsd.ports import DeadLetter, Receipt
 from imageopsd.wire.jobs import MAX_JOB_BYTES, read_job
 
 MAX_FILE_BYTES = 64 * MAX_JOB_BYTES
@@ -53,29 +54,37 @@ def submit(
     """
     loaded = load_settings(config_file, data_dir, settings).settings
     jobs = [_prepared(value, place, project) for file in files for place, value in _values(file)]
-    with_queue(loaded, lambda queue: queue.put(jobs, datetime.now(UTC)))
-    for job_id, _ in jobs:
-        click.echo(job_id)
+    receipts = with_queue(loaded, lambda queue: queue.put([(job.id, job.body) for job in jobs], datetime.now(UTC)))
+    for job in jobs:
+        click.echo(job.id)
     sys.stdout.flush()
-    if follow and not _all_succeed(loaded, server, [job_id for job_id, _ in jobs], timeout):
+    if follow and not _all_succeed(loaded, server, list(zip(jobs, receipts, strict=True)), timeout):
         raise SystemExit(Exit.FAILED)
 
 
 # ------------------------------------------------------------------------------------------------- reading
 
 
-def _prepared(value: Any, place: str, project: str | None) -> tuple[str, bytes]:
-    """The job's id and its JSON, after the checks the daemon will make. Raises Failure 2."""
+class _Prepared(NamedTuple):
+    """A job that may be submitted: its id, which is its request id, its project, its JSON."""
+
+    id: str
+    project: str
+    body: bytes
+
+
+def _prepared(value: Any, place: str, project: str | None) -> _Prepared:
+    """The job after the checks the daemon will make. Raises Failure 2."""
     if isinstance(value, dict) and project and "project" not in value:
         value = {**value, "project": project}
     request_id = value.get("requestId") if isinstance(value, dict) else None
     job_id = request_id if isinstance(request_id, str) and REQUEST_ID.fullmatch(request_id) else str(uuid4())
     body = json.dumps(value, ensure_ascii=False, default=str).encode()
     try:
-        read_job(body, job_id)
+        request = read_job(body, job_id)
     except InvalidRequest as error:
         raise Failure(Exit.USAGE, f"{place}: {error}") from error
-    return job_id.lower(), body
+    return _Prepared(job_id.lower(), request.project, body)
 
 
 def _values(file: Path) -> Iterator[tuple[str, Any]]:
@@ -129,32 +138,31 @@ def _parsed(text: str, name: str) -> list[Any]:
 # ----------------------------------------------------------------------------------------------- following
 
 
-def _all_succeed(settings: Settings, server: str | None, job_ids: list[str], timeout: float | None) -> bool:
+def _all_succeed(
+    settings: Settings, server: str | None, submitted: list[tuple[_Prepared, Receipt]], timeout: float | None
+) -> bool:
     """Follows the jobs' operations, one after the other, and shows how far they are."""
-    client = Client.of(settings, server, None)
+    deadline = None if timeout is None else time.monotonic() + timeout
     failed = False
     with Follower() as follower:
-        for job_id in job_ids:
-            for operation in _followed(client, settings, job_id, timeout):
+        for job, receipt in submitted:
+            client = Client.of(settings, server, job.project)
+            _await_operation(client, settings, job, receipt, deadline)
+            for operation in client.follow(job.id, None if deadline is None else deadline - time.monotonic()):
                 follower.update(operation)
             failed = failed or "error" in operation
     return not failed
 
 
-def _followed(client: Client, settings: Settings, job_id: str, timeout: float | None) -> Iterator[dict[str, Any]]:
-    """The job's operation again and again until it is DONE. While there is none, the queue tells why. Raises
-    Failure 1 for a dead letter."""
-    deadline = None if timeout is None else time.monotonic() + timeout
-    while True:
-        try:
-            yield from client.follow(job_id, None if deadline is None else deadline - time.monotonic())
-            return
-        except Failure as failure:
-            if failure.code is not Exit.NOT_FOUND:
-                raise
-        letter = with_queue(settings, lambda queue: queue.find_dead_letter(job_id))
-        if letter is not None:
-            raise Failure(Exit.FAILED, f"job {job_id} is a dead letter: {letter.reason}")
+def _await_operation(
+    client: Client, settings: Settings, job: _Prepared, receipt: Receipt, deadline: float | None
+) -> None:
+    """Waits until the job has left the queue. Raises Failure 1 if it became a dead letter, 5 if there is no daemon
+    that could take it."""
+    while fate := with_queue(settings, lambda queue: queue.find(receipt)):
+        if isinstance(fate, DeadLetter):
+            raise Failure(Exit.FAILED, f"job {job.id} is a dead letter: {fate.reason}")
+        client.check()
         if deadline is not None and time.monotonic() > deadline:
-            raise Failure(Exit.TIMED_OUT, f"job {job_id} is still in the queue")
+            raise Failure(Exit.TIMED_OUT, f"job {job.id} is still in the queue")
         time.sleep(POLL_INTERVAL)

@@ -161,10 +161,9 @@ def _section(
         except (msgspec.ValidationError, ValueError) as error:
             problems.append(f"{value.origin}: {key}: {_sentence(error)}")
             complete = False
-    if not complete:
-        return None
-    try:
-        return kind(**arguments)
+    try:  # also with values missing: the rules on those that are there may have something to say
+        section = kind(**{name: value for name, value in arguments.items() if value is not None})
+        return section if complete else None
     except ValueError as error:  # a rule between or on the values, from the section's __post_init__
         origin = origins.get(str(error).partition(":")[0], "default")
         problems.append(f"{origin}: {prefix}{error}")
@@ -204,7 +203,7 @@ def _sentence(error: Exception) -> str:
 
 
 def _fields(kind: type[Any]) -> list[tuple[str, Any]]:
-    hints = get_type_hints(kind)
+    hints = get_type_hints(kind, include_extras=True)
     return [(name, hints[name]) for name in kind.__struct_fields__]
 
 

@@ -4,7 +4,7 @@ The options of a backend, store or queue live with it (`Options`) and appear her
 """
 
 from ipaddress import ip_address
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -47,17 +47,16 @@ class Server(Section, frozen=True):
 
 
 class Worker(Section, frozen=True):
-    slots: int = 4
+    slots: Annotated[int, msgspec.Meta(ge=1)] = 4
     lease: Seconds = Seconds(30)
     drain_timeout: Seconds = Seconds(30)
-    attempts: int = 5
+    attempts: Annotated[int, msgspec.Meta(ge=1)] = 5
     retry_base: Seconds = Seconds(1)
     retry_cap: Seconds = Seconds(300)
 
     def __post_init__(self) -> None:
-        for name, least in (("slots", 1), ("attempts", 1), ("lease", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}: Expected at least {least}, got {getattr(self, name)}")
+        if self.lease < 1:
+            raise ValueError(f"lease: Expected at least 1s, got {self.lease}")
 
 
 class Log(Section, frozen=True):

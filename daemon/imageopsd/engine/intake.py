@@ -6,7 +6,7 @@ import anyio
 
 from imageopsd.engine.bus import EventBus
 from imageopsd.engine.imageops import Clock, ImageOps
-from imageopsd.model.errors import InvalidRequest, RequestError, RequestIdReused, StoreFull, Unavailable
+from imageopsd.model.errors import InvalidRequest, RequestError, RequestIdReused, StoreUnavailable, Unavailable
 from imageopsd.model.events import JobBuried, JobCrashed, StoreTroubled
 from imageopsd.model.requests import AnyRequest, InsertImage
 from imageopsd.ports import Job, JobQueue
@@ -17,7 +17,7 @@ USER = "queue"
 
 
 class Intake:
-    """Reads `batch` jobs at a time. `retry_delay` is how many seconds it waits for a store that is full."""
+    """Reads `batch` jobs at a time. `retry_delay` is how many seconds it waits for a store that can take nothing."""
 
     def __init__(
         self, queue: JobQueue, ops: ImageOps, bus: EventBus, clock: Clock, *, batch: int = 128, retry_delay: float = 5.0
@@ -62,7 +62,7 @@ class Intake:
                 except RequestError as error:
                     await self._ops.refuse(request, error, user=USER)
                 return await self._queue.settle([job.receipt])
-            except StoreFull as error:
+            except StoreUnavailable as error:
                 self._bus.publish(StoreTroubled(f"taking job {job.id}", error))
                 await anyio.sleep(self._retry_delay)
 

@@ -6,7 +6,7 @@ import anyio
 
 from imageopsd.engine.bus import EventBus
 from imageopsd.engine.imageops import Clock
-from imageopsd.model.errors import LeaseLost, StoreFull
+from imageopsd.model.errors import LeaseLost, StoreUnavailable
 from imageopsd.model.events import BytesReceived, Change, Progressed, StoreTroubled, Warned
 from imageopsd.model.lifecycle import apply
 from imageopsd.model.operation import OperationWarning
@@ -73,7 +73,7 @@ class Run:
             if not self._closed:
                 self.lost = True
                 self.scope.cancel()
-        except StoreFull as error:
+        except StoreUnavailable as error:
             self._bus.publish(StoreTroubled(f"writing progress of {operation.name}", error))
         else:
             if not self._closed:

@@ -7,7 +7,7 @@ import anyio
 
 from imageopsd.engine.bus import EventBus
 from imageopsd.engine.imageops import Clock
-from imageopsd.model.errors import StoreFull
+from imageopsd.model.errors import StoreUnavailable
 from imageopsd.model.events import StoreTroubled
 from imageopsd.ports import Store
 
@@ -43,5 +43,5 @@ class Upkeep:
                     await self._store.renew(self._owner, self._clock() + timedelta(seconds=self._lease))
                 if await self._store.recover(self._clock()):
                     self._freed()
-            except StoreFull as error:
+            except StoreUnavailable as error:
                 self._bus.publish(StoreTroubled("renewing leases", error))

@@ -21,7 +21,7 @@ from imageopsd.model.errors import (
     LeaseLost,
     NotFound,
     PermanentFailure,
-    StoreFull,
+    StoreUnavailable,
     TemporaryFailure,
 )
 from imageopsd.model.events import (
@@ -48,7 +48,7 @@ FLUSH_INTERVAL = 1.0
 """Seconds between two writes of one operation's progress."""
 
 STORE_RETRY_DELAY = 5.0
-"""Seconds before a write is tried again that found the disk full."""
+"""Seconds before a write is made again that the store could not take."""
 
 SHUTDOWN = "the daemon is shutting down"
 
@@ -180,7 +180,7 @@ class Worker:
                 now + timedelta(seconds=self._lease),
                 lambda operation: apply(operation, Claimed(), now),
             )
-        except StoreFull as error:
+        except StoreUnavailable as error:
             self._bus.publish(StoreTroubled("claiming", error))
             heapq.heappush(self._deferred, now + timedelta(seconds=STORE_RETRY_DELAY))
             return []
@@ -295,7 +295,7 @@ class Worker:
         await self._write(run, Failed((failure.entry,), failure.http_status), self._store.finish, change)
 
     async def _write(self, run: Run, event: Event, method: Callable[..., Awaitable[None]], *arguments: object) -> None:
-        """Ends the claim by `method`. A full disk is waited out, because the outcome is known and must not be lost;
+        """Ends the claim by `method`. A full disk or a lock is waited out: the outcome is known and must not be lost;
         a daemon that has to stop leaves it to the next one, which finds the backend's effect and records it."""
         now = self._clock()
         operation = apply(run.operation, event, now)
@@ -303,7 +303,7 @@ class Worker:
             try:
                 await method(run.claim, operation, *arguments)
                 break
-            except StoreFull as error:
+            except StoreUnavailable as error:
                 self._bus.publish(StoreTroubled(f"recording the end of {operation.name}", error))
                 if self._stopping.is_set():
                     return

@@ -164,8 +164,16 @@ class StoreError(ImageOpsError):
     """The store or the queue cannot be used."""
 
 
-class StoreFull(StoreError):
-    """No space left for the database; nothing of the transaction was kept."""
+class StoreUnavailable(StoreError):
+    """A write failed in a way that may pass; nothing of it was kept, and it may be made again."""
+
+
+class StoreFull(StoreUnavailable):
+    """No space left for the database."""
+
+
+class StoreBusy(StoreUnavailable):
+    """Somebody else holds the database's lock for too long: a backup, a person at a shell."""
 
 
 class StoreInUse(StoreError):

@@ -87,7 +87,7 @@ def hear(happening: Happening) -> None:
         case JobCrashed(job_id=job_id, error=error):
             log.error("job crashed the reader", job_id=job_id, exc_info=error)
         case StoreTroubled(doing=doing, error=error):
-            log.error("store full", doing=doing, error=str(error))
+            log.error("store unavailable", doing=doing, error=str(error))
 
 
 def _changed(change: Change) -> None:

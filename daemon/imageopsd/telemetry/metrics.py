@@ -62,7 +62,7 @@ class Metrics:
         self._received = self._counter("bytes_received", "Bytes that came in from image sources.")
         self._leases_lost = self._counter("leases_lost", "Claims found in other hands.")
         self._crashes = self._counter("backend_crashes", "Errors that no backend may raise; each is a bug.")
-        self._troubles = self._counter("store_full", "Writes put off because the disk was full.")
+        self._troubles = self._counter("store_unavailable", "Writes put off: the disk was full or the database locked.")
         self._duration = self._histogram("operation_duration", "From the first claim to the end.", HOURS, type=TYPES,
                                          outcome=OUTCOMES)  # fmt: skip
         self._wait = self._histogram("queue_wait", "From the record of an operation to its first claim.", WAITS)

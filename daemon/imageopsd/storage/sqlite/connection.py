@@ -25,7 +25,7 @@ from typing import Any, Generic, Self, TypeVar
 import aiosqlite
 import anyio
 
-from imageopsd.model.errors import ImageOpsError, StoreError, StoreFull, StoreTooNew
+from imageopsd.model.errors import ImageOpsError, StoreBusy, StoreError, StoreFull, StoreTooNew
 
 T = TypeVar("T")
 
@@ -143,6 +143,8 @@ class Writer:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code == sqlite3.SQLITE_FULL:
             return StoreFull(f"no space left for the database: {error}")
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            return StoreBusy(f"the database was locked by another process for more than {BUSY_TIMEOUT:.0f} s")
         failure = StoreError(f"the database cannot be written: {error}")
         if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
             # After a failed fsync the page cache may not hold what the disk holds: nothing may be built on it.

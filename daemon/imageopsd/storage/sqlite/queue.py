@@ -10,7 +10,7 @@ from typing import Any, Self
 import anyio
 import msgspec
 
-from imageopsd.ports import DeadLetter, Job, QueueDepth
+from imageopsd.ports import DeadLetter, Job, QueueDepth, Receipt
 from imageopsd.storage.sqlite.connection import Readers, Transaction, Writer, migrate, milliseconds, time_of
 from imageopsd.storage.sqlite.doorbell import Doorbell, ringing
 
@@ -49,38 +49,37 @@ class SqliteQueue:
         self._rung.set()
         self._rung = anyio.Event()
 
-    async def put(self, jobs: Sequence[tuple[str, bytes]], now: datetime) -> None:
-        submitted = milliseconds(now)
-        rows = [(job_id, submitted, body) for job_id, body in jobs]
-
-        def insert(tx: Transaction) -> None:
-            tx.executemany("INSERT INTO jobs (id, submitted, body) VALUES (?, ?, ?)", rows)
-            tx.tally["waiting"] += len(rows)
+    async def put(self, jobs: Sequence[tuple[str, bytes]], now: datetime) -> list[Receipt]:
+        def insert(tx: Transaction) -> list[Receipt]:
+            tx.tally["waiting"] += len(jobs)
+            rows = ((job_id, milliseconds(now), body) for job_id, body in jobs)
+            statement = "INSERT INTO jobs (id, submitted, body) VALUES (?, ?, ?) RETURNING receipt"
+            return [tx.execute(statement, row).fetchone()[0] for row in rows]
 
         with ringing(self._bell_path):
-            await self._writer.run(insert)
+            return await self._writer.run(insert)
 
     async def receive(self, limit: int) -> list[Job]:
         while True:
             rung = self._rung  # taken before looking: a job that comes after the look has set it
             rows = await self._readers.fetch(
-                "SELECT receipt, id, submitted, body FROM jobs WHERE receipt > ? ORDER BY receipt LIMIT ?",
+                f"{_WAITING} WHERE receipt > ? ORDER BY receipt LIMIT ?",
                 self._received,
                 limit,
             )
             if rows:
                 self._received = rows[-1][0]
-                return [Job(id=id_, body=body, submitted=time_of(at), receipt=n) for n, id_, at, body in rows]
+                return [_job(row) for row in rows]
             await rung.wait()
 
-    async def settle(self, receipts: Sequence[int | str]) -> None:
+    async def settle(self, receipts: Sequence[Receipt]) -> None:
         def delete(tx: Transaction) -> None:
             gone = tx.executemany("DELETE FROM jobs WHERE receipt = ?", [(receipt,) for receipt in receipts])
             tx.tally["waiting"] -= gone.rowcount
 
         await self._writer.run(delete)
 
-    async def bury(self, receipt: int | str, reason: str, now: datetime) -> None:
+    async def bury(self, receipt: Receipt, reason: str, now: datetime) -> None:
         def move(tx: Transaction) -> None:
             moved = tx.execute(
                 "INSERT INTO dead_letters (receipt, id, submitted, refused, reason, body)"
@@ -104,12 +103,21 @@ class SqliteQueue:
         rows = await self._readers.fetch(f"{_DEAD} ORDER BY receipt DESC LIMIT ?", limit)
         return [_dead_letter(row) for row in rows]
 
-    async def find_dead_letter(self, job_id: str) -> DeadLetter | None:
-        rows = await self._readers.fetch(f"{_DEAD} WHERE id = ? ORDER BY receipt DESC LIMIT 1", job_id)
-        return _dead_letter(rows[0]) if rows else None
+    async def find(self, receipt: Receipt) -> Job | DeadLetter | None:
+        # in this order: a job on its way to the dead letters is in one of the two
+        if waiting := await self._readers.fetch(f"{_WAITING} WHERE receipt = ?", receipt):
+            return _job(waiting[0])
+        dead = await self._readers.fetch(f"{_DEAD} WHERE receipt = ?", receipt)
+        return _dead_letter(dead[0]) if dead else None
 
 
+_WAITING = "SELECT receipt, id, submitted, body FROM jobs"
 _DEAD = "SELECT id, submitted, refused, reason, body FROM dead_letters"
+
+
+def _job(row: Any) -> Job:
+    receipt, id_, submitted, body = row
+    return Job(id=id_, body=body, submitted=time_of(submitted), receipt=receipt)
 
 
 def _dead_letter(row: Any) -> DeadLetter:

@@ -16,8 +16,6 @@ CREATE TABLE dead_letters (
     body      BLOB    NOT NULL
 ) STRICT;
 
-CREATE INDEX dead_letters_by_id ON dead_letters (id);
-
 -- Kept in the commit they count, so that nobody counts rows.
 CREATE TABLE totals (
     name  TEXT PRIMARY KEY,

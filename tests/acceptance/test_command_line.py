@@ -1,0 +1,395 @@
+"""What a person at a terminal, or a script, sees: exit codes, formats, and the configuration's errors."""
+
+import json
+import re
+import sys
+import tomllib
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import yaml
+from tests.daemon_process import DaemonProcess, run_cli
+
+SIMULATED = ("backend=simulated", "backends.simulated.duration=0s")
+SCRIPTS = (
+    'backends.simulated.scripts=[{image = "bad-*", steps = [{fail = "quota"}]},'
+    ' {image = "slow-*", steps = [{progress = 40}, {wait = "1h"}]}]'
+)
+SOURCE = {"source": "https://example.com/disk.tar.gz"}
+NOBODY = "http://127.0.0.1:1"
+
+
+class Known(DaemonProcess):
+    """A daemon with one good image, one failed insert and one that never ends; the names of their operations."""
+
+    good: str
+    bad: str
+    slow: str
+    request_id: str
+
+    def fill(self) -> None:
+        self.request_id = str(uuid4())
+        self.good = self.insert({"name": "good-one", "family": "f", "rawDisk": SOURCE}, requestId=self.request_id)[
+            "name"
+        ]
+        self.done(self.good)
+        self.bad = self.insert({"name": "bad-one", "rawDisk": SOURCE})["name"]
+        self.done(self.bad)
+        self.slow = self.insert({"name": "slow-one", "rawDisk": SOURCE})["name"]
+        self.wait_for("operation started", lambda line: line["target"] == "slow-one")
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Known]:
+    with Known(tmp_path_factory.mktemp("commands") / "data", *SIMULATED, SCRIPTS) as process:
+        process.fill()
+        yield process
+
+
+def on(daemon: DaemonProcess, *arguments: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a command on a daemon's data directory."""
+    ended = run_cli(*arguments, "--data-dir", daemon.data_dir)
+    return ended.returncode, ended.stdout, ended.stderr
+
+
+def read(daemon: DaemonProcess, *arguments: str) -> str:
+    """What a command prints that must succeed in silence."""
+    code, output, complaint = on(daemon, *arguments)
+    assert (code, complaint) == (0, "")
+    return output
+
+
+# ------------------------------------------------------------------------------------------- exit codes
+
+
+def test_the_version_is_the_distributions() -> None:
+    ended = run_cli("version")
+    assert (0, f"imageopsd {version('imageopsd')} (Python {sys.version.split()[0]})\n") == (
+        ended.returncode,
+        ended.stdout,
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["frobnicate"],
+        ["serve", "--exit-when-idle", "soon"],
+        ["serve", "--set", "worker.slots"],
+        ["submit"],
+        ["operations", "list", "--format", "xml"],
+        ["images", "list"],
+    ],
+    ids=" ".join,
+)
+def test_a_command_that_is_written_wrongly_ends_with_2_and_says_how(arguments: list[str]) -> None:
+    ended = run_cli(*arguments)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith("Usage: ")
+    assert "Error: " in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["operations", "describe", "missing"], "The resource 'projects/-/global/operations/missing' was not found"),
+        (["operations", "wait", "missing"], "The resource 'projects/-/global/operations/missing' was not found"),
+        (
+            ["images", "describe", "missing", "--project", "p"],
+            "The resource 'projects/p/global/images/missing' was not found",
+        ),
+    ],
+)
+def test_what_is_not_there_ends_with_3(daemon: Known, arguments: list[str], complaint: str) -> None:
+    assert (3, "", f"imageopsd: {complaint}\n") == on(daemon, *arguments)
+
+
+def test_an_operation_of_another_project_is_not_there(daemon: Known) -> None:
+    code, _, complaint = on(daemon, "operations", "describe", daemon.good, "--project", "q")
+    assert (code, "projects/q/global/operations" in complaint) == (3, True)
+
+
+def test_waiting_too_long_ends_with_4(daemon: Known) -> None:
+    code, output, complaint = on(daemon, "operations", "wait", daemon.slow, "--timeout", "10ms")
+    assert (code, output) == (4, "")
+    assert complaint.endswith(f"imageopsd: {daemon.slow} is still RUNNING\n")
+
+
+@pytest.mark.parametrize("arguments", [["operations", "list"], ["images", "list", "--project", "p"]])
+def test_a_daemon_that_is_not_there_ends_with_5(tmp_path: Path, arguments: list[str]) -> None:
+    ended = run_cli(*arguments, "--data-dir", tmp_path, "--server", NOBODY)
+    assert (ended.returncode, ended.stdout) == (5, "")
+    assert ended.stderr.startswith(f"imageopsd: cannot reach the daemon at {NOBODY}: ")
+    assert ended.stderr.endswith("; is `imageopsd serve` running?\n")
+
+
+def test_the_configured_address_is_asked_where_no_daemon_left_its_own(tmp_path: Path) -> None:
+    ended = run_cli("operations", "list", "--data-dir", tmp_path, "--set", "server.listen=127.0.0.1:1")
+    assert (ended.returncode, NOBODY in ended.stderr) == (5, True)
+
+
+# ------------------------------------------------------------------------------------------- the records
+
+
+def rows(table: str) -> list[list[str]]:
+    return [line.split() for line in table.splitlines() if line.strip(" ─-")]
+
+
+def test_operations_are_listed_with_the_newest_first(daemon: Known) -> None:
+    head, *body = rows(read(daemon, "operations", "list"))
+
+    assert head == ["NAME", "TYPE", "TARGET", "STATUS", "PROGRESS", "INSERTED", "ERROR"]
+    assert [daemon.slow, daemon.bad, daemon.good] == [row[0] for row in body]
+    assert [row[1:4] for row in body] == [
+        ["insert", "p/global/images/slow-one", "RUNNING"],
+        ["insert", "p/global/images/bad-one", "DONE"],
+        ["insert", "p/global/images/good-one", "DONE"],
+    ]
+    assert [body[1][4], body[1][6]] == ["100", "QUOTA_EXCEEDED"]
+    assert len(body[2]) == 6
+
+
+def test_a_list_ends_at_its_limit(daemon: Known) -> None:
+    listed = json.loads(read(daemon, "operations", "list", "--limit", "2", "--format", "json"))
+    assert [daemon.slow, daemon.bad] == [record["name"] for record in listed]
+
+
+@pytest.mark.parametrize("form", ["json", "yaml"])
+def test_listed_records_are_whole_in_json_and_yaml(daemon: Known, form: str) -> None:
+    listed = parsed(form, read(daemon, "operations", "list", "--project", "p", "--format", form))
+    assert daemon.operation(daemon.good) == listed[2]
+    assert daemon.operation(daemon.bad) == listed[1]
+
+
+@pytest.mark.parametrize("form", ["table", "json", "yaml"])
+def test_a_described_operation_is_the_whole_record(daemon: Known, form: str) -> None:
+    described = parsed(form, read(daemon, "operations", "describe", daemon.bad, "--format", form))
+    assert daemon.operation(daemon.bad) == described
+    assert "quotaInfo" in described["error"]["errors"][0]["errorDetails"][0]
+
+
+def test_an_operation_goes_by_name_id_and_request_id(daemon: Known) -> None:
+    record = daemon.operation(daemon.good)
+    described = [
+        json.loads(read(daemon, "operations", "describe", reference, "--format", "json"))
+        for reference in (record["id"], daemon.request_id, daemon.request_id.upper())
+    ]
+    assert [record] * 3 == described
+
+
+def test_waiting_for_what_is_done_shows_how_it_ended(daemon: Known) -> None:
+    code, output, progress = on(daemon, "operations", "wait", daemon.good, daemon.bad)
+    assert code == 1
+    assert (
+        f"{daemon.good} ok\n{daemon.bad} QUOTA_EXCEEDED: Quota 'IMAGES' exceeded.  Limit: 2000.0 globally.\n" == output
+    )
+    assert progress.startswith("insert good-one  DONE 100%  ok\ninsert bad-one  DONE 100%  QUOTA_EXCEEDED: ")
+
+
+@pytest.mark.parametrize("form", ["json", "yaml"])
+def test_waiting_can_print_the_records(daemon: Known, form: str) -> None:
+    code, output, _ = on(daemon, "operations", "wait", daemon.good, "--format", form)
+    assert (0, [daemon.operation(daemon.good)]) == (code, parsed(form, output))
+
+
+def test_images_are_listed_and_described(daemon: Known) -> None:
+    image = daemon.image("good-one")
+
+    head, *body = rows(read(daemon, "images", "list", "--project", "p"))
+    listed = json.loads(read(daemon, "images", "list", "--project", "p", "--format", "json"))
+
+    assert head == ["NAME", "FAMILY", "STATUS", "SIZE_GB", "ARCHIVE_BYTES", "DEPRECATED", "CREATED"]
+    assert [body[0][:2], body[1][:4]] == [["slow-one", "PENDING"], ["good-one", "f", "READY", "1"]]
+    assert image == listed[1]
+    for form in ("table", "json"):
+        assert image == parsed(form, read(daemon, "images", "describe", "good-one", "--project", "p", "--format", form))
+
+
+def parsed(form: str, text: str) -> Any:
+    return json.loads(text) if form == "json" else yaml.safe_load(text)
+
+
+# ------------------------------------------------------------------------------------- the configuration
+
+
+def test_all_errors_of_a_configuration_are_told_at_once_each_with_its_place(tmp_path: Path) -> None:
+    file = tmp_path / "imageopsd.toml"
+    file.write_text(
+        "data_dir = 7\n"
+        "[server]\n"
+        'listn = "127.0.0.1:1"\n'
+        "[worker]\n"
+        "slots = 0\n"
+        'lease = "soon"\n'
+        "[backends.local]\n"
+        'allow_networks = ["10.0.0.0/99"]\n'
+        "[nonsense]\n"
+    )
+
+    ended = run_cli(
+        "config", "check", "--config", file, "--set", "log.level=loud", environment={"IMAGEOPSD_WROKER": "1"}
+    )
+
+    assert (ended.returncode, ended.stdout) == (78, "")
+    head, *problems = ended.stderr.splitlines()
+    assert head == "imageopsd: the configuration has errors:"
+    expected = [
+        rf"{file}:1: data_dir: Expected 'str', got 'int'",
+        rf"{file}:3: server\.listn: unknown key\. Did you mean 'server\.listen'\?",
+        rf"{file}:6: worker\.lease: Expected a duration in quotes such as '30s', '5m' or '14d', got 'soon'",
+        rf"{file}:8: backends\.local\.allow_networks: '10\.0\.0\.0/99' is not a network .*",
+        rf"{file}:9: nonsense: unknown key\. .*",
+        r"--set log\.level: log\.level: .*loud.*",
+        r"environment IMAGEOPSD_WROKER: wroker: unknown key\. .*",
+    ]
+    for pattern in expected:
+        assert sum(re.fullmatch(rf"  {pattern}", problem) is not None for problem in problems) == 1, (pattern, problems)
+    assert any(problem.startswith(f"  {file}:5: worker.slots: ") for problem in problems), problems
+    assert len(expected) + 1 == len(problems), problems
+
+
+def test_a_file_that_is_no_toml_is_told_with_line_and_column(tmp_path: Path) -> None:
+    file = tmp_path / "imageopsd.toml"
+    file.write_text('data_dir = "/tmp"\n[server\n')
+    ended = run_cli("config", "check", "--config", file)
+    assert (ended.returncode, f"{file}:2:8: not TOML: " in ended.stderr) == (78, True)
+
+
+def test_a_configuration_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    ended = run_cli("config", "check", environment={"IMAGEOPSD_CONFIG": str(tmp_path / "missing.toml")})
+    assert (ended.returncode, "missing.toml: cannot be read: No such file or directory" in ended.stderr) == (78, True)
+
+
+def test_the_daemon_refuses_to_start_on_what_config_check_finds(tmp_path: Path) -> None:
+    arguments = ("--data-dir", tmp_path / "data", "--set", "worker.slotz=1")
+    check, serve = run_cli("config", "check", *arguments), run_cli("serve", *arguments)
+    assert (78, check.stderr) == (serve.returncode, serve.stderr)
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_good_configuration_is_called_good() -> None:
+    ended = run_cli("config", "check")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "the configuration is good\n", "")
+
+
+def test_a_flag_beats_the_environment_that_beats_the_file_that_beats_the_default(tmp_path: Path) -> None:
+    file = tmp_path / "imageopsd.toml"
+    file.write_text('[worker]\nslots = 2\nattempts = 2\nlease = "2s"\n')
+
+    ended = run_cli(
+        "config", "show", "--origin", "--config", file, "--set", "worker.slots=4",
+        environment={"IMAGEOPSD_WORKER__SLOTS": "3", "IMAGEOPSD_WORKER__ATTEMPTS": "3"},
+    )  # fmt: skip
+
+    lines = ended.stdout.splitlines()
+    for line in (
+        "slots = 4  # --set worker.slots",
+        "attempts = 3  # environment IMAGEOPSD_WORKER__ATTEMPTS",
+        f'lease = "2s"  # {file}:4',
+        'drain_timeout = "30s"  # default',
+    ):
+        assert line in lines
+
+
+def test_what_config_show_prints_is_a_configuration_that_shows_the_same(tmp_path: Path) -> None:
+    settings = ("--set", 'backends.local.buckets={"my bucket" = "/srv"}', "--set", "worker.lease=1m", "--set", SCRIPTS)
+    first = run_cli("config", "show", *settings)
+    file = tmp_path / "shown.toml"
+    file.write_text(first.stdout)
+
+    second = run_cli("config", "show", "--config", file)
+
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
+    assert first.stdout == second.stdout
+    table = tomllib.loads(first.stdout)
+    assert table["backends"]["local"]["buckets"] == {"my bucket": "/srv"}
+    assert (table["worker"]["lease"], table["server"]["listen"]) == ("1m", "127.0.0.1:8640")
+
+
+# ------------------------------------------------------------------------------------------- the daemon
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:0", "[::]:0", "example.com:8640"])
+def test_an_address_others_can_reach_is_refused(tmp_path: Path, listen: str) -> None:
+    ended = run_cli("serve", "--data-dir", tmp_path / "data", "--listen", listen)
+    assert (ended.returncode, ended.stdout) == (78, "")
+    assert "can be reached from other machines and this server has no authentication yet" in ended.stderr
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_second_daemon_on_the_same_directory_is_refused_and_the_first_goes_on(daemon: Known) -> None:
+    ended = run_cli("serve", "--data-dir", daemon.data_dir, "--listen", "127.0.0.1:0", "--set", "backend=simulated")
+
+    assert ended.returncode == 1
+    assert ended.stderr.endswith(f"{daemon.data_dir} is in use by another imageopsd (process {daemon.pid})\n")
+    assert daemon.operation(daemon.good)["status"] == "DONE"
+    assert on(daemon, "operations", "list")[0] == 0
+
+
+def test_an_address_in_use_is_a_configuration_error(daemon: Known, tmp_path: Path) -> None:
+    address = daemon.url.removeprefix("http://")
+    ended = run_cli("serve", "--data-dir", tmp_path / "data", "--listen", address)
+    assert ended.returncode == 78
+    assert ended.stderr.startswith(f"imageopsd: server.listen: cannot listen on {address}: ")
+    assert ended.stderr.lower().endswith("address already in use\n")
+
+
+def test_a_data_directory_that_cannot_be_made_is_a_configuration_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    ended = run_cli("serve", "--data-dir", tmp_path / "file" / "data", "--listen", "127.0.0.1:0")
+    assert ended.returncode == 78
+    assert ended.stderr.startswith(f"imageopsd: data_dir: cannot create {tmp_path}/file/data: ")
+
+
+def test_a_daemon_that_exits_when_idle_does_what_is_queued_first(tmp_path: Path) -> None:
+    jobs = [
+        {"method": "images.insert", "project": "p", "body": {"name": f"i-{n}", "rawDisk": SOURCE}} for n in range(3)
+    ]
+    assert run_cli("submit", "-", "--data-dir", tmp_path, stdin=json.dumps(jobs)).returncode == 0
+
+    with DaemonProcess(tmp_path, *SIMULATED, arguments=["--exit-when-idle", "100ms"]) as daemon:
+        assert daemon.wait() == 0
+
+        events = [line["event"] for line in daemon.log]
+        assert events.count("operation succeeded") == 3
+        assert events.index("idle") > max(i for i, event in enumerate(events) if event == "operation succeeded")
+        [queue] = json.loads(read(daemon, "queue", "stats", "--format", "json"))
+        assert queue == {"waiting": 0, "dead": 0, "oldest": None}
+
+
+def test_a_daemon_with_a_deferred_operation_is_not_idle(tmp_path: Path) -> None:
+    scripts = 'backends.simulated.scripts=[{image = "*", steps = [{fail = "transient", retry_after = "500ms"}]}]'
+    job = {"method": "images.insert", "project": "p", "body": {"name": "i", "rawDisk": SOURCE}}
+    assert run_cli("submit", "-", "--data-dir", tmp_path, stdin=json.dumps(job)).returncode == 0
+
+    with DaemonProcess(tmp_path, *SIMULATED, scripts, arguments=["--exit-when-idle", "50ms"]) as daemon:
+        assert daemon.wait() == 0
+
+        events = [line["event"] for line in daemon.log]
+        assert [
+            event for event in events[events.index("operation deferred") :] if event.startswith(("operation", "idle"))
+        ] == ["operation deferred", "operation started", "operation succeeded", "idle"]
+
+
+def test_a_daemon_ends_after_as_many_operations_as_it_was_given(tmp_path: Path) -> None:
+    jobs = [
+        {"method": "images.insert", "project": "p", "body": {"name": name, "rawDisk": SOURCE}}
+        for name in ("one", "two", "slow-three")
+    ]
+    submitted = run_cli("submit", "-", "--data-dir", tmp_path, stdin=json.dumps(jobs))
+    last = submitted.stdout.split()[2]
+    settings = (*SIMULATED, SCRIPTS, "worker.slots=1", "worker.drain_timeout=10ms")
+
+    with DaemonProcess(tmp_path, *settings, arguments=["--max-operations", "2"]) as daemon:
+        assert daemon.wait() == 0
+
+        assert sum(line["event"] == "operation succeeded" for line in daemon.log) == 2
+        daemon.arguments = []
+        daemon.start()
+        assert [operation["status"] for operation in daemon.operations()[:2]] == ["DONE", "DONE"]
+        assert daemon.operation(last)["status"] != "DONE"

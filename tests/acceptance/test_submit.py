@@ -1,0 +1,418 @@
+"""Jobs through the durable queue: what `imageopsd submit` takes and refuses, and what becomes of what it took."""
+
+import json
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from tests.daemon_process import DaemonProcess, Json, run_cli
+
+from imageopsd.storage.sqlite.queue import SqliteQueue
+
+SIMULATED = ("backend=simulated", "backends.simulated.duration=0s")
+SOURCE = {"source": "https://example.com/disk.tar.gz"}
+
+
+def insert(name: str, **fields: object) -> Json:
+    return {"method": "images.insert", "project": "p", "body": {"name": name, "rawDisk": SOURCE}, **fields}
+
+
+def patch(name: str, **body: object) -> Json:
+    return {"method": "images.patch", "project": "p", "image": name, "body": body}
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
+    """One that is done at once with everything, but fails `bad-*` and never ends `slow-*`."""
+    data_dir = tmp_path_factory.mktemp("submit") / "data"
+    scripts = (
+        'backends.simulated.scripts=[{image = "bad-*", steps = [{fail = "permanent", code = "SCRIPTED"}]},'
+        ' {image = "slow-*", steps = [{progress = 40}, {wait = "1h"}]}]'
+    )
+    with DaemonProcess(data_dir, *SIMULATED, scripts) as process:
+        yield process
+
+
+def submit(data_dir: Path, *arguments: str | Path, stdin: str | bytes = b"") -> tuple[int, list[str], str]:
+    """Exit code, printed ids, and what was said on stderr."""
+    ended = run_cli("submit", *arguments, "--data-dir", data_dir, stdin=stdin)
+    return ended.returncode, ended.stdout.split(), ended.stderr
+
+
+def shown(data_dir: Path, *arguments: str) -> Any:
+    ended = run_cli("queue", *arguments, "--format", "json", "--data-dir", data_dir)
+    assert ended.returncode == 0, ended.stderr
+    return json.loads(ended.stdout)
+
+
+# ---------------------------------------------------------------------------------------- what is taken
+
+
+def test_jobs_submitted_while_no_daemon_runs_are_done_by_the_next_one_in_their_order(tmp_path: Path) -> None:
+    data_dir = tmp_path / "not-there-yet"
+    jobs = [insert("first", requestId=str(uuid4())), patch("first", family="f"), patch("first", family="g")]
+
+    code, ids, complaint = submit(data_dir, "-", stdin=json.dumps(jobs))
+
+    assert (code, complaint) == (0, "")
+    assert jobs[0]["requestId"] == ids[0]
+    assert len({UUID(job_id) for job_id in ids}) == 3
+    [stats] = shown(data_dir, "stats")
+    assert (stats["waiting"], stats["dead"]) == (3, 0)
+    with DaemonProcess(data_dir, *SIMULATED) as daemon:
+        daemon.wait_for("operation accepted", lambda line: line["client_operation_id"] == ids[-1])
+        records = [daemon.done(job_id) for job_id in ids]
+        assert [record["operationType"] for record in records] == ["insert", "patch", "patch"]
+        assert ids == [record["clientOperationId"] for record in records]
+        assert records == daemon.operations()
+        assert daemon.image("first")["family"] == "g"
+
+
+FORMS: dict[str, Callable[[list[Json]], str]] = {
+    "a JSON object": lambda jobs: json.dumps(jobs[0]),
+    "a JSON list": json.dumps,
+    "JSON lines": lambda jobs: "".join(f"{json.dumps(job)}\n" for job in jobs),
+    "YAML documents": lambda jobs: "---\n".join(
+        f"method: images.insert\nproject: p\nbody:\n  name: {job['body']['name']}\n  rawDisk: {json.dumps(SOURCE)}\n"
+        for job in jobs
+    ),
+    "a YAML list": lambda jobs: "".join(
+        f"- method: images.insert\n  project: p\n  body: {json.dumps(job['body'])}\n" for job in jobs
+    ),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_jobs_are_taken_in_every_form_and_followed_to_their_end(daemon: DaemonProcess, form: str) -> None:
+    names = [f"{form.lower().replace(' ', '-')}-{number}" for number in range(2)]
+    text = FORMS[form]([insert(name) for name in names])
+    wanted = names if text.count("images.insert") == 2 else names[:1]
+
+    code, ids, progress = submit(daemon.data_dir, "--wait", "-", stdin=text)
+
+    assert code == 0, progress
+    assert wanted == [daemon.operation(job_id)["targetLink"].rpartition("/")[2] for job_id in ids]
+    assert ["READY"] * len(wanted) == [daemon.image(name)["status"] for name in wanted]
+
+
+def test_several_files_are_one_submission(daemon: DaemonProcess, tmp_path: Path) -> None:
+    files = [tmp_path / "one.json", tmp_path / "two.json"]
+    for file in files:
+        file.write_text(json.dumps(insert(f"from-{file.stem}")))
+
+    code, ids, progress = submit(daemon.data_dir, "--wait", *files)
+
+    assert (code, len(ids)) == (0, 2), progress
+    assert {"from-one", "from-two"} <= {image["name"] for image in daemon.images()}
+
+
+def test_the_project_of_a_job_may_stand_on_the_command_line(daemon: DaemonProcess) -> None:
+    job = insert("with-project")
+    del job["project"]
+    code, [job_id], _ = submit(daemon.data_dir, "--wait", "-", "--project", "p", stdin=json.dumps(job))
+    assert (code, daemon.operation(job_id)["status"]) == (0, "DONE")
+
+
+def test_waiting_for_a_failure_ends_with_1_and_tells_why(daemon: DaemonProcess) -> None:
+    jobs = [insert("bad-one"), insert("good-one")]
+
+    code, ids, progress = submit(daemon.data_dir, "--wait", "-", stdin=json.dumps(jobs))
+
+    assert code == 1
+    assert "SCRIPTED: The script wants it so." in progress
+    assert ["error" in daemon.operation(job_id) for job_id in ids] == [True, False]
+
+
+def test_waiting_longer_than_the_timeout_ends_with_4(daemon: DaemonProcess) -> None:
+    code, [job_id], complaint = submit(
+        daemon.data_dir, "--wait", "--timeout", "10ms", "-", stdin=json.dumps(insert("slow-one"))
+    )
+    assert code == 4
+    assert "still" in complaint
+    daemon.wait_for("operation started", lambda line: line["target"] == "slow-one")
+    assert daemon.operation(job_id)["status"] == "RUNNING"
+
+
+def test_waiting_while_no_daemon_runs_ends_with_5_and_the_job_is_queued(tmp_path: Path) -> None:
+    code, [_], complaint = submit(
+        tmp_path, "--wait", "--server", "http://127.0.0.1:1", "-", stdin=json.dumps(insert("image"))
+    )
+    assert code == 5
+    assert "cannot reach the daemon at http://127.0.0.1:1" in complaint
+    assert shown(tmp_path, "stats")[0]["waiting"] == 1
+
+
+def test_a_job_submitted_twice_is_one_operation(daemon: DaemonProcess) -> None:
+    job = json.dumps(insert("submitted-twice", requestId=str(uuid4()).upper()))
+    runs = [submit(daemon.data_dir, "--wait", "-", stdin=job) for _ in range(2)]
+
+    [(code, [job_id], _), (again, [same_id], _)] = runs
+    assert (code, again) == (0, 0)
+    assert job_id == same_id
+    assert sum(o.get("clientOperationId") == job_id for o in daemon.operations()) == 1
+
+
+# -------------------------------------------------------------------------------------- what is refused
+
+BAD: dict[str, tuple[Json | list[Any] | str, str]] = {
+    "an unknown method": (
+        {**insert("i"), "method": "images.delete"},
+        "Invalid value for field 'job.method': 'images.delete'. Expected one of images.insert, images.patch.",
+    ),
+    "no method": (
+        {"project": "p", "body": {}},
+        "Required field 'job.method' not specified. Expected one of images.insert, images.patch.",
+    ),
+    "no project": (
+        {"method": "images.insert", "body": {"name": "i", "rawDisk": SOURCE}},
+        "Required field 'job.project' not specified. Expected a project id such as 'my-project'.",
+    ),
+    "an unknown field of the job": (
+        insert("i", colour="red"),
+        "Invalid JSON payload received. Unknown name 'colour' at 'job.colour'.",
+    ),
+    "an unknown field of the image": (
+        insert("i", body={"name": "i", "rawDisk": SOURCE, "famly": "f"}),
+        "Invalid JSON payload received. Unknown name 'famly' at 'resource.famly'. Did you mean 'family'?",
+    ),
+    "an unknown field deep inside": (
+        insert("i", body={"name": "i", "rawDisk": {"sorce": "https://example.com/a"}}),
+        "Invalid JSON payload received. Unknown name 'sorce' at 'resource.rawDisk.sorce'. Did you mean 'source'?",
+    ),
+    "a wrong type": (
+        insert("i", body={"name": 7, "rawDisk": SOURCE}),
+        "Invalid value for field 'resource.name'. Expected a string, got an integer.",
+    ),
+    "a wrong type of the job": (
+        insert("i", forceCreate="yes"),
+        "Invalid value for field 'job.forceCreate'. Expected a boolean, got a string.",
+    ),
+    "a wrong type in a list": (
+        insert("i", body={"name": "i", "rawDisk": SOURCE, "licenses": [1]}),
+        "Invalid value for field 'resource.licenses[0]'. Expected a string, got an integer.",
+    ),
+    "a bad name": (
+        insert("Bad_Name"),
+        "Invalid value for field 'resource.name': 'Bad_Name'. "
+        "Must be a match of regex '(?:[a-z](?:[-a-z0-9]{0,61}[a-z0-9])?)'.",
+    ),
+    "no name": (
+        insert("i", body={"rawDisk": SOURCE}),
+        "Required field 'resource.name' not specified. "
+        "Must be a match of regex '(?:[a-z](?:[-a-z0-9]{0,61}[a-z0-9])?)'.",
+    ),
+    "two sources": (
+        insert("i", body={"name": "i", "rawDisk": SOURCE, "sourceImage": "global/images/other"}),
+        "Invalid resource usage: 'Must specify exactly one source for an image.' "
+        "The request has resource.rawDisk.source and resource.sourceImage.",
+    ),
+    "no source": (
+        insert("i", body={"name": "i"}),
+        "Required field 'resource.rawDisk.source' not specified. Expected one of resource.rawDisk.source, "
+        "resource.sourceDisk, resource.sourceImage, resource.sourceSnapshot.",
+    ),
+    "a zero UUID": (
+        insert("i", requestId="00000000-0000-0000-0000-000000000000"),
+        "Invalid value for field 'requestId': '00000000-0000-0000-0000-000000000000'. "
+        "Must be a valid UUID and not the zero UUID.",
+    ),
+    "a request id that is no UUID": (
+        insert("i", requestId="seven"),
+        "Invalid value for field 'requestId': 'seven'. Must be a valid UUID and not the zero UUID.",
+    ),
+    "a patch of nothing": (
+        patch("i"),
+        "Required field 'resource' not specified. Expected at least one of deprecated, description, family.",
+    ),
+    "a patch without an image": (
+        {"method": "images.patch", "project": "p", "body": {"family": "f"}},
+        "Required field 'job.image' not specified. Expected the name or id of the image to patch.",
+    ),
+    "a job that is no object": (
+        "just a word",
+        "Invalid value for field 'job'. Expected an object.",
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        "an unknown method",
+        "an unknown field of the job",
+        "an unknown field of the image",
+        "a wrong type",
+        "a bad name",
+        "two sources",
+        "no source",
+        "a zero UUID",
+    ],
+)
+def test_a_bad_job_is_refused_at_the_door_and_nothing_is_queued(tmp_path: Path, case: str) -> None:
+    job, text = BAD[case]
+    file = tmp_path / "jobs.json"
+    file.write_text(json.dumps([insert("good"), job]))
+
+    code, ids, complaint = submit(tmp_path / "data", file)
+
+    assert (code, ids) == (2, [])
+    assert f"imageopsd: {file}: job 2: {text}\n" == complaint
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b'{"method": "images.insert", "project"', "not JSON: Expecting ':' delimiter: line 1 column 38"),
+        (b'{"method": 1}\n{"method": \n', "not JSON lines: "),
+        (b"method: [images.insert\n", "not YAML: "),
+        (b"\xff\xfe", "neither JSON nor YAML: it is not UTF-8 text"),
+        (b"", "holds no job"),
+        (b"[]", "holds no job"),
+        (b"[" * 200_000, "not JSON: nested too deeply"),
+    ],
+)
+def test_a_file_that_holds_no_jobs_is_refused_with_what_is_wrong_with_it(
+    tmp_path: Path, content: bytes, complaint: str
+) -> None:
+    code, ids, said = submit(tmp_path / "data", "-", stdin=content)
+
+    assert (code, ids) == (2, [])
+    assert said.startswith(f"imageopsd: standard input: {complaint}")
+    assert len(said.strip().splitlines()) == 1 or "YAML" in complaint
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_file_that_is_not_there_is_a_usage_error(tmp_path: Path) -> None:
+    code, _, complaint = submit(tmp_path / "data", tmp_path / "missing.json")
+    assert (2, f"imageopsd: {tmp_path / 'missing.json'}: No such file or directory\n") == (code, complaint)
+
+
+# ----------------------------------------------------------------------------- what passed by the door
+
+
+async def put(data_dir: Path, *bodies: bytes) -> list[str]:
+    """Straight into the queue, as a submitter that does not check; the jobs' ids."""
+    ids = [str(uuid4()) for _ in bodies]
+    async with SqliteQueue(SqliteQueue.Options(), data_dir, consumer=False) as queue:
+        await queue.put(list(zip(ids, bodies, strict=True)), datetime.now(UTC))
+    return ids
+
+
+async def test_bad_jobs_in_the_queue_become_dead_letters_with_the_same_text_and_the_daemon_goes_on(
+    daemon: DaemonProcess,
+) -> None:
+    bodies = [json.dumps(job).encode() for job, _ in BAD.values()]
+    good = json.dumps(insert("after-the-bad-ones")).encode()
+    dead_before = shown(daemon.data_dir, "stats")[0]["dead"]
+
+    *bad_ids, good_id = await put(daemon.data_dir, *bodies, good)
+
+    daemon.wait_for("operation succeeded", lambda line: line["target"] == "after-the-bad-ones")
+    letters = {letter["id"]: letter for letter in shown(daemon.data_dir, "dead-letters")}
+    assert [text for _, text in BAD.values()] == [letters[job_id]["reason"] for job_id in bad_ids]
+    assert bodies == [letters[job_id]["job"].encode() for job_id in bad_ids]
+    assert good_id not in letters
+    assert "error" not in daemon.done(good_id)
+    assert {404} == {daemon.get(f"operations/{job_id}").status for job_id in bad_ids}
+    assert dead_before + len(BAD) == shown(daemon.data_dir, "stats")[0]["dead"]
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b'{"method": "images.insert', "Invalid JSON payload received for 'job': Input data was truncated."),
+        (b"\xff\xfe\x00", "Invalid JSON payload received for 'job': "),
+        (b"", "Invalid JSON payload received for 'job': Input data was truncated."),
+        (b"[" * 100_000, "Invalid JSON payload received for 'job': "),
+        (
+            b'{"method": "images.insert", "project": "p", "body": ' + b'{"a":' * 900 + b"1" + b"}" * 900 + b"}",
+            "Invalid JSON payload received for 'resource': nested too deeply.",
+        ),
+        (b'"' + b"x" * 1_100_000 + b'"', "Invalid value for field 'job'. Expected at most 1048576 bytes."),
+        (b'{"project": "p", "method": NaN}', "Invalid JSON payload received for 'job': "),
+    ],
+    ids=["cut off", "not UTF-8", "empty", "nested too deeply", "a body nested too deeply", "too large", "a NaN"],
+)
+async def test_what_is_not_even_json_becomes_a_dead_letter(daemon: DaemonProcess, body: bytes, reason: str) -> None:
+    [job_id] = await put(daemon.data_dir, body)
+
+    line = daemon.wait_for("job dead-lettered", lambda line: line["job_id"] == job_id)
+
+    [letter] = [letter for letter in shown(daemon.data_dir, "dead-letters") if letter["id"] == job_id]
+    assert letter["reason"].startswith(reason)
+    assert letter["reason"] == line["reason"]
+
+
+def test_waiting_for_a_job_under_a_used_request_id_ends_with_1_and_the_reason(daemon: DaemonProcess) -> None:
+    request_id = str(uuid4())
+    daemon.done(daemon.insert({"name": "owner", "rawDisk": SOURCE}, requestId=request_id)["name"])
+
+    code, [job_id], complaint = submit(
+        daemon.data_dir, "--wait", "-", stdin=json.dumps(patch("owner", family="f") | {"requestId": request_id})
+    )
+
+    reason = daemon.wait_for("job dead-lettered", lambda line: line["job_id"] == job_id)["reason"]
+    assert f"Invalid value for field 'requestId': '{request_id}'. It was already used by " in reason
+    assert "family" not in daemon.image("owner")
+    assert (code, reason in complaint) == (1, True), complaint
+
+
+def test_waiting_follows_the_job_of_the_project_it_was_submitted_for(daemon: DaemonProcess) -> None:
+    request_id = str(uuid4())
+    daemon.done(daemon.insert({"name": "good-elsewhere", "rawDisk": SOURCE}, requestId=request_id)["name"])
+    job = insert("bad-here", requestId=request_id) | {"project": "q"}
+
+    code, _, progress = submit(daemon.data_dir, "--wait", "-", stdin=json.dumps(job))
+
+    assert (code, "SCRIPTED" in progress) == (1, True), progress
+
+
+@pytest.mark.parametrize(
+    ("job", "code", "status", "words", "message"),
+    [
+        (
+            insert("already-there"),
+            "RESOURCE_ALREADY_EXISTS",
+            409,
+            "CONFLICT",
+            "The resource 'projects/p/global/images/already-there' already exists",
+        ),
+        (
+            patch("never-there", family="f"),
+            "RESOURCE_NOT_FOUND",
+            404,
+            "NOT FOUND",
+            "The resource 'projects/p/global/images/never-there' was not found",
+        ),
+        (
+            insert("copy-of-nothing", body={"name": "copy-of-nothing", "sourceImage": "global/images/never-there"}),
+            "RESOURCE_NOT_FOUND",
+            404,
+            "NOT FOUND",
+            "The resource 'projects/p/global/images/never-there' was not found",
+        ),
+    ],
+)
+def test_what_a_rest_caller_would_be_refused_a_job_has_on_its_record(
+    daemon: DaemonProcess, job: Json, code: str, status: int, words: str, message: str
+) -> None:
+    if daemon.get("images/already-there").status == 404:
+        daemon.done(daemon.insert({"name": "already-there", "rawDisk": SOURCE})["name"])
+
+    ended, [job_id], progress = submit(daemon.data_dir, "--wait", "-", stdin=json.dumps(job))
+
+    record = daemon.operation(job_id)
+    assert ended == 1
+    assert f"{code}: {message}" in progress
+    assert ("DONE", 100, status, words) == (
+        record["status"],
+        record["progress"],
+        record["httpErrorStatusCode"],
+        record["httpErrorMessage"],
+    )
+    assert {"errors": [{"code": code, "message": message}]} == record["error"]
+    assert "endTime" in record

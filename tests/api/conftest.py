@@ -1,0 +1,160 @@
+"""The REST front as `daemon.Daemon` puts it together, on a real store; clock and backend are in the test's hand."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import anyio
+import msgspec
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+from structlog.testing import capture_logs
+from tests.contract.validate import assert_valid
+
+from imageopsd.api.compute import ComputeApi
+from imageopsd.api.envelope import envelope
+from imageopsd.backends.simulated import SimulatedBackend
+from imageopsd.daemon import MAX_BODY
+from imageopsd.engine.bus import EventBus
+from imageopsd.engine.imageops import ImageOps
+from imageopsd.engine.worker import Worker
+from imageopsd.model.durations import Seconds
+from imageopsd.model.names import IdSource
+from imageopsd.model.retry import RetryPolicy
+from imageopsd.storage.sqlite.store import SqliteStore
+
+BOOT = "boot"
+ROOT = "/compute/v1/projects/p/global"
+LINKS = "https://www.googleapis.com/compute/v1/projects/p/global"
+NOW = datetime(2026, 1, 2, 3, 4, 5, 678000, tzinfo=UTC)
+TIME = "2026-01-02T03:04:05.678000Z"
+"""NOW as answers write it."""
+SOURCE = {"source": "https://example.com/disk.tar.gz"}
+
+Json = dict[str, Any]
+
+
+class Clock:
+    """Stands still unless a test sets it."""
+
+    def __init__(self) -> None:
+        self.now = NOW
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
+class Api:
+    """The doors and what stands behind them."""
+
+    def __init__(self, client: "TestClient[web.Request, web.Application]", store: SqliteStore, ops: ImageOps) -> None:
+        self.client = client
+        self.store = store
+        self.ops = ops
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        data: bytes | BinaryIO | None = None,
+        headers: Json | None = None,
+    ) -> tuple[int, Any]:
+        """Status and body of an answer, which is JSON whatever happened. `path` is one of project p's collections
+        unless it begins with a slash."""
+        url = path if path.startswith("/") else f"{ROOT}/{path}"
+        sent = {"data": data} if body is None else {"json": body}
+        async with self.client.request(method, url, headers=headers, **sent) as response:
+            assert response.content_type == "application/json"
+            assert response.charset == "utf-8"
+            return response.status, await response.json()
+
+    async def answer(self, schema: str, method: str, path: str, body: object = None) -> Json:
+        """The body of an answer that is good, and as the discovery document has it."""
+        status, answer = await self.call(method, path, body)
+        assert status == HTTPStatus.OK, answer
+        assert_valid(schema, answer)
+        result: Json = answer
+        return result
+
+    async def insert(self, name: str, query: str = "", **fields: object) -> Json:
+        return await self.answer("Operation", "POST", f"images{query}", {"name": name, "rawDisk": SOURCE, **fields})
+
+    async def image(self, name: str) -> Json:
+        return await self.answer("Image", "GET", f"images/{name}")
+
+    async def done(self, operation: Json) -> Json:
+        ended = await self.answer("Operation", "POST", f"operations/{operation['name']}/wait")
+        assert ended["status"] == "DONE"
+        return ended
+
+
+class Bench:
+    """Makes an `Api`, and workers for it."""
+
+    def __init__(self, store: SqliteStore, clock: Clock) -> None:
+        self.bus = EventBus()
+        self.store = store
+        self.clock = clock
+
+    def waiting(self, operation: Json) -> int:
+        """How many waits stand behind an operation at this moment."""
+        return len(self.bus._waiters.get(operation["id"], ()))
+
+    @asynccontextmanager
+    async def api(self, wait_limit: float = 45.0) -> AsyncIterator[Api]:
+        ops = ImageOps(self.store, self.bus, IdSource(node=0), self.clock)
+        app = web.Application(middlewares=[envelope], client_max_size=MAX_BODY)
+        app.add_routes(ComputeApi(ops, wait_limit=wait_limit).routes())
+        async with TestClient(TestServer(app)) as client:
+            yield Api(client, self.store, ops)
+
+    @asynccontextmanager
+    async def working(self, *scripts: Json, attempts: int = 1) -> AsyncIterator[None]:
+        """Operations are carried out during the block: at once, or as the simulated backend's scripts say."""
+        options = msgspec.convert({"duration": "0s", "scripts": scripts}, SimulatedBackend.Options, dec_hook=_seconds)
+        worker = Worker(
+            self.store,
+            SimulatedBackend(options, Path()),
+            self.bus,
+            RetryPolicy(attempts, 0, 0),
+            self.clock,
+            owner=BOOT,
+            slots=2,
+            lease=30,
+            dice=lambda: 0.0,  # the clock stands still: what is tried again must be due at once
+        )
+        async with anyio.create_task_group() as group:
+            group.start_soon(worker.run)
+            yield
+            await worker.drain(0)
+
+
+def _seconds(kind: type, value: Any) -> Any:
+    assert kind is Seconds
+    return Seconds.parse(value)
+
+
+@pytest.fixture(autouse=True)
+def log() -> Iterator[list[Any]]:
+    """What was logged, which nobody reads as text here."""
+    with capture_logs() as lines:
+        yield lines
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+    async with SqliteStore(SqliteStore.Options(), tmp_path) as store:
+        await store.enter(BOOT, NOW)
+        yield Bench(store, Clock())
+
+
+@pytest.fixture
+async def api(bench: Bench) -> AsyncIterator[Api]:
+    async with bench.api() as opened:
+        yield opened

@@ -1,0 +1,80 @@
+"""The probes in every phase of a daemon's life, and a scrape while the queue does not answer."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import anyio
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+from tests.api.conftest import NOW
+
+from imageopsd.api.status import StatusApi
+from imageopsd.telemetry.board import Board
+from imageopsd.telemetry.metrics import Metrics
+
+
+async def nothing() -> None:
+    pass
+
+
+@asynccontextmanager
+async def status_api(
+    phase: str, refresh: Callable[[], Awaitable[None]] = nothing
+) -> AsyncIterator["TestClient[web.Request, web.Application]"]:
+    board = Board("1.2.3", "simulated", 4, NOW)
+    board.phase = phase
+    app = web.Application()
+    app.add_routes(StatusApi(board, Metrics("1.2.3", "simulated", 4), refresh).routes())
+    async with TestClient(TestServer(app)) as client:
+        yield client
+
+
+@pytest.mark.parametrize(
+    ("phase", "live", "started", "ready"),
+    [("starting", 200, 503, 503), ("ready", 200, 200, 200), ("draining", 200, 200, 503)],
+)
+async def test_each_probe_answers_its_own_question(phase: str, live: int, started: int, ready: int) -> None:
+    async with status_api(phase) as client:
+        statuses = []
+        for path in ("/livez", "/startupz", "/readyz"):
+            async with client.get(path) as response:
+                statuses.append((response.status, await response.text()))
+    assert [(live, "ok\n"), (started, f"{phase}\n"), (ready, f"{phase}\n")] == statuses
+
+
+async def test_the_status_of_a_daemon_that_saw_nothing_yet() -> None:
+    async with status_api("ready") as client, client.get("/status") as response:
+        assert await response.json() == {
+            "version": "1.2.3",
+            "backend": "simulated",
+            "slots": 4,
+            "started": "2026-01-02T03:04:05.678000+00:00",
+            "phase": "ready",
+            "operations": {"pending": 0, "running": 0, "succeeded": 0, "failed": 0},
+            "running": [],
+            "recentFailures": [],
+            "recentDeadLetters": [],
+        }
+        assert (response.status, response.content_type) == (200, "application/json")
+
+
+async def test_a_scrape_does_not_wait_for_a_queue_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("imageopsd.api.status.REFRESH_LIMIT", 0.01)
+    async with status_api("ready", anyio.sleep_forever) as client, client.get("/metrics") as response:
+        assert response.status == 200
+        assert "imageopsd_worker_slots 4.0" in await response.text()
+
+
+async def test_a_scrape_brings_the_depths_up_to_date_first() -> None:
+    asked = []
+
+    async def refresh() -> None:
+        asked.append(True)
+
+    async with status_api("ready", refresh) as client:
+        for path in ("/livez", "/readyz", "/startupz", "/status"):
+            async with client.get(path):
+                assert asked == []
+        async with client.get("/metrics"):
+            assert asked == [True]

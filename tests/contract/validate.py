@@ -1,0 +1,114 @@
+"""Is an answer what the Compute discovery document says it is?
+
+The two JSON files beside this one are facts taken from google-api-python-client (each names its revision); a field
+reads `{"t": type, "f": format, "ref": schema, "items": element, "map": value type, "props": object, "enum": values}`.
+"""
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+_HERE = Path(__file__).parent
+_FILES = ("schemas_operation.v1.json", "schemas_image.v1.json")
+SCHEMAS: dict[str, Any] = {
+    name: schema for file in _FILES for name, schema in json.loads((_HERE / file).read_text())["schemas"].items()
+}
+
+_TYPES: dict[str, Any] = {
+    "string": str,
+    "boolean": bool,
+    "integer": int,
+    "number": (int, float),
+    "array": list,
+    "object": dict,
+    "any": object,
+}
+_BOUNDS = {"int32": (-(2**31), 2**31), "int64": (-(2**63), 2**63), "uint64": (0, 2**64)}
+_TIMES = {"creationTimestamp", "insertTime", "startTime", "endTime"}
+"""Plain strings by the document, RFC 3339 by its prose."""
+
+
+def assert_valid(schema: str, value: Any) -> None:
+    """Fails with everything that is wrong with `value` as an answer of that kind."""
+    found = list(problems(schema, value))
+    assert found == []
+
+
+def problems(schema: str, value: Any) -> Iterator[str]:
+    """Each problem with the path where it is: unknown and input-only fields, wrong types, enums and formats, nulls."""
+    yield from _object(schema, SCHEMAS[schema], value)
+    if isinstance(value, dict):
+        kind = SCHEMAS[schema].get("kind", {}).get("default")
+        if kind is not None and value.get("kind") != kind:
+            yield f"{schema}.kind: {value.get('kind')!r} is not {kind!r}"
+
+
+def _object(path: str, fields: dict[str, Any], value: Any) -> Iterator[str]:
+    if not isinstance(value, dict):
+        yield f"{path}: {value!r} is no object"
+        return
+    for name, inner in value.items():
+        field = fields.get(name)
+        if field is None:
+            yield f"{path}.{name}: not in the schema"
+        elif field.get("input_only"):
+            yield f"{path}.{name}: never part of an answer"
+        else:
+            yield from _value(f"{path}.{name}", field, inner)
+
+
+def _value(path: str, field: dict[str, Any], value: Any) -> Iterator[str]:
+    if "ref" in field:
+        yield from _object(path, SCHEMAS[field["ref"]], value)
+        return
+    kind = field["t"]
+    if not isinstance(value, _TYPES[kind]) or (kind in ("integer", "number") and isinstance(value, bool)):
+        yield f"{path}: {value!r} is no {kind}"
+    elif kind == "array":
+        for number, item in enumerate(value):
+            yield from _value(f"{path}[{number}]", field["items"], item)
+    elif "props" in field:
+        yield from _object(path, field["props"], value)
+    elif kind == "object":
+        for name, inner in value.items():
+            yield from _value(f"{path}[{name}]", field["map"], inner)
+    else:
+        yield from _scalar(path, field, value)
+
+
+def _scalar(path: str, field: dict[str, Any], value: Any) -> Iterator[str]:
+    form = field.get("f")
+    if "enum" in field and value not in field["enum"]:
+        yield f"{path}: {value!r} is none of {', '.join(field['enum'])}"
+    if "pattern" in field and not re.fullmatch(field["pattern"], value):
+        yield f"{path}: {value!r} does not match {field['pattern']}"
+    if form in _BOUNDS:
+        if isinstance(value, str) and not re.fullmatch(r"-?(0|[1-9][0-9]*)", value, re.ASCII):
+            yield f"{path}: {value!r} is no {form}"
+        elif not _BOUNDS[form][0] <= int(value) < _BOUNDS[form][1]:
+            yield f"{path}: {value} is beyond {form}"
+    if form == "byte" and not _is_base64(value):
+        yield f"{path}: {value!r} is not base64"
+    if (form == "google-datetime" or path.rpartition(".")[2] in _TIMES) and not _is_time(value):
+        yield f"{path}: {value!r} is no RFC 3339 time"
+
+
+def _is_base64(text: str) -> bool:
+    try:
+        base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        return False
+    return True
+
+
+def _is_time(text: str) -> bool:
+    """A date, a time and an offset: what RFC 3339 asks for beyond ISO 8601."""
+    try:
+        return "T" in text and datetime.fromisoformat(text).utcoffset() is not None
+    except ValueError:
+        return False
