@@ -12,6 +12,7 @@ from typing import Any
 
 from imageopsd.cli.exits import Exit, Failure
 from imageopsd.config import Settings
+from imageopsd.model.names import ANY_PROJECT
 
 SOCKET_TIMEOUT = 60.0
 """Seconds; longer than the daemon holds a wait."""
@@ -24,7 +25,7 @@ class Client:
 
     def __init__(self, server: str, project: str | None) -> None:
         self.server = server.rstrip("/")
-        self._project = project or "-"
+        self.project = project
         # a proxy of the environment has no business between a command and its own daemon
         self._open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
 
@@ -75,7 +76,7 @@ class Client:
         self._send("GET", "/livez")
 
     def _call(self, method: str, path: str) -> dict[str, Any]:
-        project = urllib.parse.quote(self._project, safe="")
+        project = urllib.parse.quote(self.project or ANY_PROJECT, safe="")
         result: dict[str, Any] = json.loads(self._send(method, f"/compute/v1/projects/{project}/global/{path}"))
         return result
 

@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import click
 import msgspec
 
-from imageopsd.cli.options import configuration, load_settings
+from imageopsd.cli.options import configured
+from imageopsd.config import Loaded
 from imageopsd.model.durations import Seconds
 
 
@@ -18,19 +18,17 @@ def config() -> None:
 
 
 @config.command()
-@configuration
-def check(config_file: Path | None, data_dir: Path | None, settings: tuple[str, ...]) -> None:
+@configured
+def check(loaded: Loaded) -> None:
     """Say what is wrong with the configuration; exit code 78 if anything is."""
-    load_settings(config_file, data_dir, settings)
     click.echo("the configuration is good")
 
 
 @config.command()
-@configuration
+@configured
 @click.option("--origin", is_flag=True, help="Say where each value comes from.")
-def show(config_file: Path | None, data_dir: Path | None, settings: tuple[str, ...], origin: bool) -> None:
+def show(loaded: Loaded, origin: bool) -> None:
     """Print every key with its value in force, as TOML."""
-    loaded = load_settings(config_file, data_dir, settings)
     section = ""
     for key, value in _values(loaded.settings, ""):
         table, _, name = key.rpartition(".")

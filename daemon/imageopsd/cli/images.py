@@ -1,11 +1,9 @@
 """`imageopsd images`: the catalogue, from the daemon that keeps it."""
 
-from pathlib import Path
-
 import click
 
 from imageopsd.cli.client import Client
-from imageopsd.cli.options import connection, load_settings, output_format
+from imageopsd.cli.options import connected, output_format
 from imageopsd.cli.show import show, show_one
 
 COLUMNS = {
@@ -24,43 +22,33 @@ def images() -> None:
     """Look at images."""
 
 
-def _client(
-    config_file: Path | None, data_dir: Path | None, settings: tuple[str, ...], server: str | None, project: str | None
-) -> Client:
-    if project is None:
+def _in_a_project(client: Client) -> Client:
+    if client.project is None:
         raise click.UsageError("Missing option '--project': an image name means something only in its project.")
-    return Client.of(load_settings(config_file, data_dir, settings).settings, server, project)
+    return client
 
 
 @images.command("list")
-@connection
+@connected
 @output_format
 @click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True)
 def list_images(
-    config_file: Path | None,
-    data_dir: Path | None,
-    settings: tuple[str, ...],
-    server: str | None,
-    project: str | None,
+    client: Client,
     form: str,
     limit: int,
 ) -> None:
     """List a project's images, the newest first."""
-    show(_client(config_file, data_dir, settings, server, project).list("images", limit), form, COLUMNS)
+    show(_in_a_project(client).list("images", limit), form, COLUMNS)
 
 
 @images.command()
-@connection
+@connected
 @output_format
 @click.argument("image")
 def describe(
-    config_file: Path | None,
-    data_dir: Path | None,
-    settings: tuple[str, ...],
-    server: str | None,
-    project: str | None,
+    client: Client,
     form: str,
     image: str,
 ) -> None:
     """Show one whole image resource."""
-    show_one(_client(config_file, data_dir, settings, server, project).image(image), form)
+    show_one(_in_a_project(client).image(image), form)

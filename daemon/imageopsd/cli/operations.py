@@ -1,12 +1,10 @@
 """`imageopsd operations`: the records, from the daemon that keeps them."""
 
-from pathlib import Path
-
 import click
 
 from imageopsd.cli.client import Client
 from imageopsd.cli.exits import Exit
-from imageopsd.cli.options import connection, load_settings, output_format
+from imageopsd.cli.options import connected, output_format
 from imageopsd.cli.serve import Duration
 from imageopsd.cli.show import Follower, outcome, show, show_one
 from imageopsd.model.durations import Seconds
@@ -28,20 +26,15 @@ def operations() -> None:
 
 
 @operations.command("list")
-@connection
+@connected
 @output_format
 @click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True)
 def list_operations(
-    config_file: Path | None,
-    data_dir: Path | None,
-    settings: tuple[str, ...],
-    server: str | None,
-    project: str | None,
+    client: Client,
     form: str,
     limit: int,
 ) -> None:
     """List operations, the newest first."""
-    client = Client.of(load_settings(config_file, data_dir, settings).settings, server, project)
     records = client.list("operations", limit)
     if form == "table":
         records = [{**r, "targetLink": r["targetLink"].partition("/projects/")[2]} for r in records]
@@ -49,40 +42,30 @@ def list_operations(
 
 
 @operations.command()
-@connection
+@connected
 @output_format
 @click.argument("operation")
 def describe(
-    config_file: Path | None,
-    data_dir: Path | None,
-    settings: tuple[str, ...],
-    server: str | None,
-    project: str | None,
+    client: Client,
     form: str,
     operation: str,
 ) -> None:
     """Show one whole record."""
-    client = Client.of(load_settings(config_file, data_dir, settings).settings, server, project)
     show_one(client.operation(operation), form)
 
 
 @operations.command()
-@connection
+@connected
 @output_format
 @click.option("--timeout", type=Duration(), metavar="10m", help="Give up after so long (exit code 4).")
 @click.argument("names", metavar="OPERATION...", nargs=-1, required=True)
 def wait(
-    config_file: Path | None,
-    data_dir: Path | None,
-    settings: tuple[str, ...],
-    server: str | None,
-    project: str | None,
+    client: Client,
     form: str,
     timeout: Seconds | None,
     names: tuple[str, ...],
 ) -> None:
     """Wait until operations are DONE; exit code 1 if one of them failed."""
-    client = Client.of(load_settings(config_file, data_dir, settings).settings, server, project)
     ended = []
     with Follower() as follower:
         for name in names:

@@ -1,70 +1,83 @@
 """Options that several commands share, and the configuration they lead to."""
 
+import functools
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from imageopsd import plugins
+from imageopsd.cli.client import Client
 from imageopsd.cli.exits import Exit, Failure
 from imageopsd.config import ConfigError, Loaded, load
 from imageopsd.config.loading import CONFIG_VARIABLE
 
-F = TypeVar("F", bound=Callable[..., Any])
+Command = Callable[..., None]
 
 
-def configuration(function: F) -> F:
-    """--config, --data-dir and --set, which every command takes."""
-    for option in (
-        click.option("--set", "settings", metavar="SECTION.KEY=VALUE", multiple=True, help="Override one key."),
-        click.option("--data-dir", type=click.Path(path_type=Path), help="Override data_dir."),
-        click.option(
-            "--config",
-            "config_file",
-            type=click.Path(path_type=Path),
-            envvar=CONFIG_VARIABLE,
-            help=f"Configuration file [env: {CONFIG_VARIABLE}].",
-        ),
-    ):
-        function = option(function)
-    return function
+def configured(command: Command) -> Command:
+    """Gives a command --config, --data-dir and --set, and passes it what they lead to as `loaded`."""
+
+    @click.option(
+        "--config",
+        "config_file",
+        type=click.Path(path_type=Path),
+        envvar=CONFIG_VARIABLE,
+        help=f"Configuration file [env: {CONFIG_VARIABLE}].",
+    )
+    @click.option("--data-dir", type=click.Path(path_type=Path), help="Override data_dir.")
+    @click.option("--set", "settings", metavar="SECTION.KEY=VALUE", multiple=True, help="Override one key.")
+    @functools.wraps(command)
+    def run(config_file: Path | None, data_dir: Path | None, settings: tuple[str, ...], **others: Any) -> None:
+        flags = [("server.listen", others.pop("listen", None), "--listen"), ("data_dir", data_dir, "--data-dir")]
+        command(loaded=load_settings(config_file, settings, flags), **others)
+
+    return run
 
 
-def connection(function: F) -> F:
-    """--server and --project on top of the configuration."""
+def addressed(command: Command) -> Command:
+    """Gives a command --server and --project."""
     for option in (
         click.option("--project", help="The project; without it, whatever project there is."),
         click.option("--server", metavar="URL", help="The daemon's address; default: the one on this data directory."),
     ):
-        function = option(function)
-    return configuration(function)
+        command = option(command)
+    return command
 
 
-def output_format(function: F) -> F:
-    option = click.option(
-        "--format", "form", type=click.Choice(["table", "json", "yaml"]), default="table", show_default=True
-    )
-    return option(function)
+def connected(command: Command) -> Command:
+    """Gives a command all of the above, and passes it the daemon they lead to as `client`."""
+
+    @configured
+    @addressed
+    @functools.wraps(command)
+    def run(loaded: Loaded, server: str | None, project: str | None, **others: Any) -> None:
+        command(client=Client.of(loaded.settings, server, project), **others)
+
+    return run
+
+
+def output_format(command: Command) -> Command:
+    """Gives a command --format, as `form`."""
+    choice = click.Choice(["table", "json", "yaml"])
+    return click.option("--format", "form", type=choice, default="table", show_default=True)(command)
 
 
 def load_settings(
-    config_file: Path | None, data_dir: Path | None, settings: Iterable[str], listen: str | None = None
+    config_file: Path | None, settings: Sequence[str], flags: Sequence[tuple[str, object | None, str]]
 ) -> Loaded:
-    """The configuration in force. Raises Failure 78 with every problem."""
-    flags: list[tuple[str, str, str]] = []
+    """The configuration in force; `flags` are (key, value or None, option) beside --set. Raises Failure 78 with every
+    problem."""
+    layers = [(key, str(value), option) for key, value, option in flags if value is not None]
     for pair in settings:
         key, equals, value = pair.partition("=")
         if not equals:
             raise click.UsageError(f"--set {pair}: expected SECTION.KEY=VALUE")
-        flags.append((key, value, f"--set {key}"))
-    if data_dir is not None:
-        flags.append(("data_dir", str(data_dir), "--data-dir"))
-    if listen is not None:
-        flags.append(("server.listen", listen, "--listen"))
+        layers.append((key, value, f"--set {key}"))
     try:
-        return load(config_file, os.environ, flags, plugins.options(plugins.BACKENDS))
+        return load(config_file, os.environ, layers, plugins.options(plugins.BACKENDS))
     except ConfigError as error:
         raise Failure(Exit.CONFIGURATION, "the configuration has errors:\n  " + "\n  ".join(error.problems)) from error
     except plugins.PluginError as error:

@@ -9,9 +9,9 @@ import click
 
 from imageopsd import plugins
 from imageopsd.cli.exits import Exit, Failure
-from imageopsd.cli.options import configuration, load_settings, output_format
+from imageopsd.cli.options import configured, output_format
 from imageopsd.cli.show import show
-from imageopsd.config import Settings
+from imageopsd.config import Loaded, Settings
 from imageopsd.model.errors import StoreError
 from imageopsd.ports import JobQueue
 
@@ -41,11 +41,11 @@ def queue() -> None:
 
 
 @queue.command()
-@configuration
+@configured
 @output_format
-def stats(config_file: Path | None, data_dir: Path | None, settings: tuple[str, ...], form: str) -> None:
+def stats(loaded: Loaded, form: str) -> None:
     """How many jobs wait, how many are dead, and since when the oldest waits."""
-    depth = with_queue(load_settings(config_file, data_dir, settings).settings, lambda q: q.depth())
+    depth = with_queue(loaded.settings, lambda q: q.depth())
     record = {
         "waiting": depth.waiting,
         "dead": depth.dead,
@@ -55,14 +55,12 @@ def stats(config_file: Path | None, data_dir: Path | None, settings: tuple[str, 
 
 
 @queue.command("dead-letters")
-@configuration
+@configured
 @output_format
 @click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True)
-def dead_letters(
-    config_file: Path | None, data_dir: Path | None, settings: tuple[str, ...], form: str, limit: int
-) -> None:
+def dead_letters(loaded: Loaded, form: str, limit: int) -> None:
     """The jobs that could not become operations, the newest first, each with its reason."""
-    letters = with_queue(load_settings(config_file, data_dir, settings).settings, lambda q: q.dead_letters(limit))
+    letters = with_queue(loaded.settings, lambda q: q.dead_letters(limit))
     records = [
         {
             "id": letter.id,

@@ -1,12 +1,12 @@
 """`imageopsd serve`: the daemon in the foreground, for systemd, a container or a terminal."""
 
 from importlib.metadata import version
-from pathlib import Path
 
 import click
 
 from imageopsd.cli.exits import Exit, Failure
-from imageopsd.cli.options import configuration, load_settings
+from imageopsd.cli.options import configured
+from imageopsd.config import Loaded
 from imageopsd.model.durations import Seconds
 
 
@@ -21,21 +21,12 @@ class Duration(click.ParamType[Seconds]):
 
 
 @click.command()
-@configuration
+@configured
 @click.option("--listen", metavar="HOST:PORT", help="Override server.listen.")
 @click.option("--exit-when-idle", type=Duration(), metavar="30s", help="Stop after so long without any work.")
 @click.option("--max-operations", type=click.IntRange(min=1), help="Stop after so many operations have ended.")
-def serve(
-    config_file: Path | None,
-    data_dir: Path | None,
-    settings: tuple[str, ...],
-    listen: str | None,
-    exit_when_idle: Seconds | None,
-    max_operations: int | None,
-) -> None:
+def serve(loaded: Loaded, exit_when_idle: Seconds | None, max_operations: int | None) -> None:
     """Run the daemon until SIGTERM; a second SIGTERM means now."""
-    loaded = load_settings(config_file, data_dir, settings, listen).settings
-
     import anyio
 
     from imageopsd.daemon import Daemon, StartError
@@ -43,8 +34,9 @@ def serve(
     from imageopsd.plugins import PluginError
     from imageopsd.telemetry import logs
 
-    logs.configure(loaded.log.format, loaded.log.level, version("imageopsd"))
-    daemon = Daemon(loaded, exit_when_idle=exit_when_idle, max_operations=max_operations)
+    settings = loaded.settings
+    logs.configure(settings.log.format, settings.log.level, version("imageopsd"))
+    daemon = Daemon(settings, exit_when_idle=exit_when_idle, max_operations=max_operations)
     try:
         anyio.run(daemon.run)
     except Exception as error:

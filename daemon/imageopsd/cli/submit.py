@@ -13,11 +13,11 @@ import click
 
 from imageopsd.cli.client import POLL_INTERVAL, Client
 from imageopsd.cli.exits import Exit, Failure
-from imageopsd.cli.options import connection, load_settings
+from imageopsd.cli.options import addressed, configured
 from imageopsd.cli.queue import with_queue
 from imageopsd.cli.serve import Duration
 from imageopsd.cli.show import Follower
-from imageopsd.config import Settings
+from imageopsd.config import Loaded, Settings
 from imageopsd.model.durations import Seconds
 from imageopsd.model.errors import InvalidRequest
 from imageopsd.model.names import REQUEST_ID
@@ -28,14 +28,13 @@ MAX_FILE_BYTES = 64 * MAX_JOB_BYTES
 
 
 @click.command()
-@connection
+@configured
+@addressed
 @click.option("--wait", "follow", is_flag=True, help="Follow the operations to their end; exit code 1 if one fails.")
 @click.option("--timeout", type=Duration(), metavar="10m", help="With --wait: give up after so long (exit code 4).")
 @click.argument("files", metavar="FILE...|-", type=click.Path(path_type=Path, allow_dash=True), nargs=-1, required=True)
 def submit(
-    config_file: Path | None,
-    data_dir: Path | None,
-    settings: tuple[str, ...],
+    loaded: Loaded,
     server: str | None,
     project: str | None,
     follow: bool,
@@ -52,13 +51,14 @@ def submit(
 
     All jobs are checked first; if one is wrong, none is submitted.
     """
-    loaded = load_settings(config_file, data_dir, settings).settings
     jobs = [_prepared(value, place, project) for file in files for place, value in _values(file)]
-    receipts = with_queue(loaded, lambda queue: queue.put([(job.id, job.body) for job in jobs], datetime.now(UTC)))
+    receipts = with_queue(
+        loaded.settings, lambda queue: queue.put([(job.id, job.body) for job in jobs], datetime.now(UTC))
+    )
     for job in jobs:
         click.echo(job.id)
     sys.stdout.flush()
-    if follow and not _all_succeed(loaded, server, list(zip(jobs, receipts, strict=True)), timeout):
+    if follow and not _all_succeed(loaded.settings, server, list(zip(jobs, receipts, strict=True)), timeout):
         raise SystemExit(Exit.FAILED)
 
 
