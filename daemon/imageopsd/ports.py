@@ -13,6 +13,7 @@ import msgspec
 
 from imageopsd.model.image import Image, ImageFacts
 from imageopsd.model.operation import Operation, OperationWarning
+from imageopsd.model.policy import Policy
 from imageopsd.model.requests import AnyRequest
 
 T = TypeVar("T")
@@ -228,6 +229,15 @@ class Store(Protocol):
     async def images(self, project: str, limit: int, after: str | int | None, newest_first: bool) -> Page[Image]:
         """A page of a project's images by name, or the newest first; from behind name or id `after`."""
 
+    async def delete_operation(self, project: str, reference: str) -> None:
+        """Forgets the record of an operation that is DONE. Raises NotFound, or NotFinished for another."""
+
+    async def image_policy(self, project: str, reference: str) -> Policy:
+        """The image's IAM policy; an empty one if none was set. Raises NotFound."""
+
+    async def set_image_policy(self, project: str, reference: str, change: Callable[[Policy], Policy]) -> Policy:
+        """Replaces the image's IAM policy by what `change`, which may raise, makes of it. Raises NotFound."""
+
     async def totals(self) -> Totals:
         """Kept, not counted: costs the same whatever the history."""
 
@@ -256,6 +266,15 @@ class PatchTask(msgspec.Struct, frozen=True):
     project: str
     before: Image
     after: Image
+
+
+class DeleteTask(msgspec.Struct, frozen=True):
+    """Remove the image with this id; its name is for texts."""
+
+    operation_id: str
+    project: str
+    id: int
+    name: str
 
 
 class Reporter(Protocol):
@@ -296,3 +315,6 @@ class Backend(Protocol):
 
     async def patch_image(self, task: PatchTask, report: Reporter) -> None:
         """Carries the change to the provider."""
+
+    async def delete_image(self, task: DeleteTask, report: Reporter) -> None:
+        """Removes the image and its bytes; one that is not there is removed already."""

@@ -163,14 +163,14 @@ def test_a_patch_changes_family_description_and_deprecation_and_nothing_else(com
 
     ended = compute.patch(
         "patched",
-        Image(family="new", description="new", deprecated=DeprecationStatus(state="DEPRECATED", replacement="r")),
+        Image(family="new", description="new", deprecated=DeprecationStatus(state="DEPRECATED", replacement="global/images/r")),
     )
 
     after = compute.images.get(project=PROJECT, image="patched")
     assert (ended.status, ended.operation_type, ended.http_error_status_code) == (DONE, "patch", 0)
     assert str(ended.target_id) == str(before.id)
     assert (after.family, after.description) == ("new", "new")
-    assert (after.deprecated.state, after.deprecated.replacement) == ("DEPRECATED", "r")
+    assert (after.deprecated.state, after.deprecated.replacement) == ("DEPRECATED", "global/images/r")
     rest = Image(after)
     rest.family, rest.description, rest.deprecated = "old", "old", None
     assert before == rest

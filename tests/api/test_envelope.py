@@ -306,9 +306,9 @@ async def test_a_place_nobody_lives_at_is_a_404(api: Api) -> None:
     ("method", "path", "allowed"),
     [
         ("PUT", "images", {"GET", "POST"}),
-        ("POST", "images/disk", {"GET", "PATCH"}),
+        ("POST", "images/disk", {"DELETE", "GET", "PATCH"}),
         ("GET", "operations/o/wait", {"POST"}),
-        ("PATCH", "operations/o", {"GET"}),
+        ("PATCH", "operations/o", {"DELETE", "GET"}),
     ],
 )
 async def test_a_verb_that_a_place_does_not_know_is_a_405_that_tells_which_it_knows(

@@ -34,6 +34,7 @@ async def test_an_accepted_insert_is_a_pending_operation_and_a_pending_image(api
         "selfLink": f"{LINKS}/images/disk",
         "sourceType": "RAW",
         "rawDisk": SOURCE,
+        "labelFingerprint": "47DEQpj8HBQ=",
     } == await api.image("disk")
 
 
@@ -73,8 +74,9 @@ async def test_what_only_the_service_sets_is_ignored_in_an_insert(api: Api) -> N
     )  # fmt: skip
     image = await api.image("disk")
     assert ("PENDING", f"{LINKS}/images/disk", TIME) == (image["status"], image["selfLink"], image["creationTimestamp"])
-    assert {"deprecated", "archiveSizeBytes", "satisfiesPzs", "labelFingerprint"}.isdisjoint(image)
+    assert {"deprecated", "archiveSizeBytes", "satisfiesPzs"}.isdisjoint(image)
     assert image["id"] != "7"
+    assert image["labelFingerprint"] != "AAAA"
 
 
 async def test_what_is_only_for_the_service_is_in_no_answer(api: Api) -> None:
@@ -187,7 +189,11 @@ async def test_a_patch_is_an_operation_on_the_image_and_moves_three_fields(bench
     async with bench.working():
         await api.done(await api.insert("disk", family="old", description="old", labels={"a": "b"}))
         before = await api.image("disk")
-        body = {"family": "new", "description": "", "deprecated": {"state": "DEPRECATED", "replacement": "r"}}
+        body = {
+            "family": "new",
+            "description": "",
+            "deprecated": {"state": "DEPRECATED", "replacement": "global/images/r"},
+        }
         operation = await api.answer("Operation", "PATCH", "images/disk", {**body, "labels": {}, "diskSizeGb": "99"})
         await api.done(operation)
 
@@ -196,7 +202,11 @@ async def test_a_patch_is_an_operation_on_the_image_and_moves_three_fields(bench
         operation["targetId"],
         operation["targetLink"],
     )
-    deprecated = {"state": "DEPRECATED", "replacement": "r", "deprecated": "2026-01-02T03:04:05.678+00:00"}
+    deprecated = {
+        "state": "DEPRECATED",
+        "replacement": "global/images/r",
+        "deprecated": "2026-01-02T03:04:05.678+00:00",
+    }
     after = {**before, "family": "new", "deprecated": deprecated}
     del after["description"]
     assert after == await api.image("disk")

@@ -1,6 +1,6 @@
 """Is an answer what the Compute discovery document says it is?
 
-The two JSON files beside this one are facts taken from google-api-python-client (each names its revision); a field
+The JSON files beside this one are facts taken from google-api-python-client (each names its revision); a field
 reads `{"t": type, "f": format, "ref": schema, "items": element, "map": value type, "props": object, "enum": values}`.
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 _HERE = Path(__file__).parent
-_FILES = ("schemas_operation.v1.json", "schemas_image.v1.json")
+_FILES = sorted(file.name for file in _HERE.glob("schemas_*.v1.json"))
 SCHEMAS: dict[str, Any] = {
     name: schema for file in _FILES for name, schema in json.loads((_HERE / file).read_text())["schemas"].items()
 }

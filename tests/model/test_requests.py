@@ -19,7 +19,8 @@ from imageopsd.model.image import (
     published,
     reserved,
 )
-from imageopsd.model.requests import AnyRequest, InsertImage, PatchImage, check
+from imageopsd.model.requests import AnyRequest, InsertImage, PatchImage
+from imageopsd.model.rules import check
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 GOOD = Image(name="i", raw_disk=RawDisk(source="https://host/i.tar.gz"))

@@ -1,15 +1,15 @@
 """The verbs, the same for every door: make operations out of requests, read what became of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
 import anyio
 from msgspec.structs import replace
 
 from imageopsd.engine.bus import EventBus
-from imageopsd.model.errors import InvalidRequest, RequestError, Unavailable
+from imageopsd.model.errors import ConditionNotMet, InvalidRequest, RequestError, Unavailable
 from imageopsd.model.events import Accepted, Change, Failed
-from imageopsd.model.image import Image, ImageStatus, reserved
+from imageopsd.model.image import DeprecationState, Image, ImageStatus, reserved
 from imageopsd.model.lifecycle import apply
 from imageopsd.model.names import (
     IdSource,
@@ -19,15 +19,16 @@ from imageopsd.model.names import (
     operation_name,
     parse_image_reference,
 )
-from imageopsd.model.operation import ErrorEntry, Operation, Status
-from imageopsd.model.requests import AnyRequest, InsertImage
+from imageopsd.model.operation import ErrorEntry, Operation, OperationWarning, Status
+from imageopsd.model.policy import Policy, replaced
+from imageopsd.model.requests import AnyRequest, InsertImage, LabelImage
 from imageopsd.ports import Page, Store
 
 Clock = Callable[[], datetime]
 
 
 class ImageOps:
-    """Every method raises a RequestError for what the caller did wrong. Requests come checked (`requests.check`)."""
+    """Every method raises a RequestError for what the caller did wrong. Requests come checked (`rules.check`)."""
 
     def __init__(self, store: Store, bus: EventBus, ids: IdSource, clock: Clock) -> None:
         self._store = store
@@ -51,42 +52,38 @@ class ImageOps:
     async def _accept(self, request: AnyRequest, user: str, version: str) -> Operation:
         now = self._clock()
         if isinstance(request, InsertImage):
-            image = reserved(request.image, request.project, self._ids.next(now), now)
-            if image.source_image:
-                image = await self._with_source(image, request.project)
-            return await self._record(request, image, "insert", user, version, now, reserve=image)
-        image = await self._store.image(request.project, request.image)
-        return await self._record(request, image, "patch", user, version, now)
+            image, warnings = await self._reserved(request, now)
+            return await self._record(request, image, user, version, now, warnings=warnings, reserve=image)
+        image = await self._store.image(request.project, request.target)
+        if isinstance(request, LabelImage) and request.label_fingerprint != image.label_fingerprint:
+            raise ConditionNotMet
+        warnings = [_ignored(name) for name in request.ignored]
+        return await self._record(request, image, user, version, now, warnings=warnings)
 
     async def refuse(self, request: AnyRequest, error: RequestError, *, user: str) -> Operation:
         """Records an operation that ends at once with the error a REST caller would have been answered with: a job
         has nobody to answer, so its record must tell."""
-        now = self._clock()
-        name = str(request.image.name) if isinstance(request, InsertImage) else request.image
-        target = Image(name=name)
-        kind = "insert" if isinstance(request, InsertImage) else "patch"
         entry = ErrorEntry(code=error.code, message=error.message)
-        return await self._record(request, target, kind, user, "v1", now, failure=entry, http_status=error.http_status)
+        failed = Failed(errors=(entry,), http_status=error.http_status)
+        return await self._record(request, Image(name=request.target), user, "v1", self._clock(), failed=failed)
 
     async def _record(
         self,
         request: AnyRequest,
         image: Image,
-        kind: str,
         user: str,
         version: str,
         now: datetime,
         *,
+        warnings: Sequence[OperationWarning] = (),
         reserve: Image | None = None,
-        failure: ErrorEntry | None = None,
-        http_status: int = 0,
+        failed: Failed | None = None,
     ) -> Operation:
-        project, name = request.project, str(image.name)
-        number = self._ids.next(now)
+        project, name, number = request.project, str(image.name), self._ids.next(now)
         operation = Operation(
             id=str(number),
             name=operation_name(number),
-            operation_type=kind,
+            operation_type=request.operation_type,
             status=Status.PENDING,
             progress=0,
             insert_time=now,
@@ -95,26 +92,32 @@ class ImageOps:
             target_id=None if image.id is None else str(int(image.id)),
             self_link=operation_link(project, operation_name(number), version),
             client_operation_id=request.request_id,
+            warnings=tuple(warnings),
         )
-        event = Accepted() if failure is None else Failed(errors=(failure,), http_status=http_status)
-        if isinstance(event, Failed):
-            operation = apply(operation, event, now)
+        if failed is not None:
+            operation = apply(operation, failed, now)
         accepted = await self._store.accept(
             operation, project, request, lane=image_path(project, name), reserve=reserve
         )
         if accepted.created:
-            self._bus.publish(Change(event, accepted.operation, project, now))
+            self._bus.publish(Change(failed or Accepted(), accepted.operation, project, now))
         return accepted.operation
 
-    async def _with_source(self, image: Image, project: str) -> Image:
-        """The reserved image with its source image pinned: which one a name or family means is decided at admission."""
-        source_project, name, family = parse_image_reference(str(image.source_image), project, "resource.sourceImage")
+    async def _reserved(self, request: InsertImage, now: datetime) -> tuple[Image, list[OperationWarning]]:
+        """The image the request will make. Which one a source image's name or family means is decided here, once."""
+        image = reserved(request.image, request.project, self._ids.next(now), now)
+        if not image.source_image:
+            return image, []
+        project, name, family = parse_image_reference(image.source_image, request.project, "resource.sourceImage")
         find = self._store.newest_in_family if family else self._store.image
-        source = await find(source_project, name)
-        if source.status is ImageStatus.FAILED or (source.deprecated and source.deprecated.state != "DEPRECATED"):
-            state = source.deprecated.state if source.deprecated else source.status
-            raise InvalidRequest.value("resource.sourceImage", image.source_image, f"The image is {state}")
-        return replace(image, source_image=source.self_link, source_image_id=str(source.id))
+        source = await find(project, name)
+        state = source.deprecated.state if source.deprecated else None
+        if state in (DeprecationState.OBSOLETE, DeprecationState.DELETED) or source.status is ImageStatus.FAILED:
+            raise InvalidRequest.value(
+                "resource.sourceImage", image.source_image, f"The image is {state or source.status}"
+            )
+        pinned = replace(image, source_image=source.self_link, source_image_id=str(source.id))
+        return pinned, [_deprecated(source)] if state == DeprecationState.DEPRECATED else []
 
     # ------------------------------------------------------------------------------------------- reading
 
@@ -139,5 +142,40 @@ class ImageOps:
     async def image(self, project: str, reference: str) -> Image:
         return await self._store.image(project, reference)
 
+    async def newest_in_family(self, project: str, family: str) -> Image:
+        return await self._store.newest_in_family(project, family)
+
     async def images(self, project: str, limit: int, after: str | int | None, newest_first: bool) -> Page[Image]:
         return await self._store.images(project, limit, after, newest_first)
+
+    # ------------------------------------------------- what is not the making of an image, and has no operation
+
+    async def delete_operation(self, project: str, reference: str) -> None:
+        await self._store.delete_operation(project, reference)
+
+    async def image_policy(self, project: str, reference: str) -> Policy:
+        return await self._store.image_policy(project, reference)
+
+    async def set_image_policy(self, project: str, reference: str, wanted: Policy) -> Policy:
+        return await self._store.set_image_policy(project, reference, lambda now: replaced(now, wanted))
+
+
+def _deprecated(source: Image) -> OperationWarning:
+    """The warning for the use of a deprecated source; it names the replacement where there is one."""
+    link, replacement = str(source.self_link), (source.deprecated and source.deprecated.replacement) or ""
+    advice = f" A suggested replacement is '{replacement}'." if replacement else ""
+    return OperationWarning.of(
+        "DEPRECATED_RESOURCE_USED",
+        f"The resource '{link}' is deprecated.{advice}",
+        resource_name=link,
+        replacement=replacement,
+    )
+
+
+def _ignored(name: str) -> OperationWarning:
+    """The warning for a field that is known but that the verb does not change."""
+    return OperationWarning.of(
+        "SCHEMA_VALIDATION_IGNORED",
+        f"The field 'resource.{name}' was ignored: images.patch changes only family, description and deprecated.",
+        field=f"resource.{name}",
+    )

@@ -91,5 +91,5 @@ def _images_of(request: AnyRequest) -> tuple[str, str]:
     """The image a request makes or changes, and the one it copies, by the last part of their links."""
     if isinstance(request, InsertImage):
         source = request.image.source_image or ""
-        return str(request.image.name), source if "/family/" in source else source.rpartition("/")[2]
-    return request.image, ""
+        return request.target, source if "/family/" in source else source.rpartition("/")[2]
+    return request.target, ""

@@ -14,12 +14,12 @@ from http import HTTPStatus
 import anyio
 
 from imageopsd.engine.bus import EventBus
+from imageopsd.engine.effects import Effects
 from imageopsd.engine.imageops import Clock
 from imageopsd.engine.run import Run
 from imageopsd.model.errors import (
     BackendFailure,
     LeaseLost,
-    NotFound,
     PermanentFailure,
     StoreUnavailable,
     TemporaryFailure,
@@ -38,11 +38,10 @@ from imageopsd.model.events import (
     StoreTroubled,
     Succeeded,
 )
-from imageopsd.model.image import Image, ImageStatus, patched, published
 from imageopsd.model.lifecycle import apply
 from imageopsd.model.requests import InsertImage
 from imageopsd.model.retry import RetryPolicy
-from imageopsd.ports import Backend, CatalogueChange, Claim, Forget, InsertTask, PatchTask, Publish, Store
+from imageopsd.ports import Backend, CatalogueChange, Claim, Forget, Store
 
 FLUSH_INTERVAL = 1.0
 """Seconds between two writes of one operation's progress."""
@@ -83,7 +82,7 @@ class Worker:
         dice: Callable[[], float] = random.random,
     ) -> None:
         self._store = store
-        self._backend = backend
+        self._effects = Effects(store, backend, clock)
         self._bus = bus
         self._retry = retry
         self._clock = clock
@@ -221,7 +220,7 @@ class Worker:
         failure: BackendFailure | None = None
         with run.scope:
             try:
-                change = await self._call_backend(run)
+                change = await self._effects.carry_out(claim, run)
             except BackendFailure as error:
                 failure = error
             except LeaseLost:
@@ -243,41 +242,6 @@ class Worker:
                 await self._fail(run, failure)
             else:
                 await self._write(run, Succeeded(), self._store.finish, change)
-
-    async def _call_backend(self, run: Run) -> CatalogueChange:
-        claim, image = run.claim, run.claim.image
-        if image is None:
-            raise _gone(NotFound(claim.operation.target_link.partition("/compute/")[2].partition("/")[2]))
-        if isinstance(claim.request, InsertImage):
-            task = InsertTask(
-                operation_id=claim.operation.id,
-                project=claim.project,
-                image=image,
-                source=await self._source(image),
-                checkpoint=claim.checkpoint,
-            )
-            return Publish(published(image, await self._backend.insert_image(task, run)))
-        after = patched(image, claim.request.patch, self._clock())
-        if after != image:
-            await self._backend.patch_image(PatchTask(claim.operation.id, claim.project, image, after), run)
-        return Publish(after)
-
-    async def _source(self, image: Image) -> Image | None:
-        """The image to copy, when there is one: it must be there by now."""
-        if image.source_image is None or image.source_image_id is None:
-            return None
-        project = image.source_image.partition("/projects/")[2].partition("/")[0]
-        try:
-            source = await self._store.image(project, image.source_image_id)
-        except NotFound as error:
-            raise _gone(error) from error
-        if source.status is not ImageStatus.READY:
-            raise TemporaryFailure(
-                "RESOURCE_NOT_READY",
-                f"The resource '{image.source_image.partition('/v1/')[2]}' is not ready",
-                HTTPStatus.BAD_REQUEST,
-            )
-        return source
 
     async def _fail(self, run: Run, failure: BackendFailure) -> None:
         """Tries again later if that can help, else ends the operation."""
@@ -323,7 +287,3 @@ class Worker:
                     if run.dirty:
                         together.start_soon(run.flush)
             await anyio.sleep(FLUSH_INTERVAL)
-
-
-def _gone(error: NotFound) -> PermanentFailure:
-    return PermanentFailure(error.code, error.message, error.http_status)

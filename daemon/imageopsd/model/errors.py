@@ -64,6 +64,42 @@ class NotFound(RequestError):
         super().__init__(f"The resource '{resource}' was not found")
 
 
+class ConditionNotMet(RequestError):
+    """The labels have changed since the caller read their fingerprint, or it named none."""
+
+    http_status = HTTPStatus.PRECONDITION_FAILED
+    reason = "conditionNotMet"
+    status = "FAILED_PRECONDITION"
+    code = "CONDITION_NOT_MET"
+
+    def __init__(self) -> None:
+        super().__init__("Labels fingerprint either invalid or resource labels have changed")
+
+
+class PolicyChanged(RequestError):
+    """The IAM policy is not the one whose etag the caller named (https://cloud.google.com/iam/docs/policies#etag)."""
+
+    http_status = HTTPStatus.CONFLICT
+    reason = "conflict"
+    status = "ABORTED"
+    code = "POLICY_CHANGED"
+
+    def __init__(self) -> None:
+        super().__init__("There were concurrent policy changes. Read the policy again and retry the whole change.")
+
+
+class NotFinished(RequestError):
+    """An operation that is not DONE cannot be deleted."""
+
+    http_status = HTTPStatus.BAD_REQUEST
+    reason = "resourceNotReady"
+    status = "FAILED_PRECONDITION"
+    code = "RESOURCE_NOT_READY"
+
+    def __init__(self, resource: str) -> None:
+        super().__init__(f"The resource '{resource}' is not ready")
+
+
 class AlreadyExists(RequestError):
     http_status = HTTPStatus.CONFLICT
     reason = "alreadyExists"

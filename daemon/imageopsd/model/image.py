@@ -1,7 +1,11 @@
 """The Image resource, field for field as Compute's `Image` schema names it, and what may happen to one."""
 
+import base64
+import re
+from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
+from hashlib import sha256
 from typing import Any
 
 from msgspec import UNSET, UnsetType
@@ -16,6 +20,28 @@ GIB = 1024**3
 
 class Int64(int):
     """A 64-bit number that JSON carries as a string (proto3 JSON mapping, int64/uint64/fixed64)."""
+
+
+def encode_int64(value: Any) -> str:
+    """msgspec's hook for writing: 64-bit numbers are strings in JSON."""
+    if isinstance(value, Int64):
+        return str(int(value))
+    raise NotImplementedError(f"{type(value).__name__} has no JSON form")
+
+
+def decode_int64(kind: type, value: Any) -> Any:
+    """msgspec's hook for reading: a 64-bit number comes as a string of digits or as a number."""
+    if kind is not Int64:
+        raise NotImplementedError(f"{kind.__name__} has no JSON form")
+    if isinstance(value, bool) or not (isinstance(value, int) or (isinstance(value, str) and _DIGITS.fullmatch(value))):
+        raise ValueError("Expected a 64-bit integer, as a number or a string of digits")
+    number = int(value)
+    if not -(2**63) <= number < 2**64:
+        raise ValueError("Expected an integer of at most 64 bits")
+    return Int64(number)
+
+
+_DIGITS = re.compile(r"-?[0-9]{1,20}", re.ASCII)
 
 
 class ImageStatus(StrEnum):
@@ -153,6 +179,7 @@ def reserved(wanted: Image, project: str, image_id: int, now: datetime) -> Image
         creation_timestamp=now,
         self_link=image_link(project, wanted.name),
         source_type=wanted.source_type or "RAW",
+        label_fingerprint=label_fingerprint(wanted.labels or {}),
         params=None,  # input only: it speaks to the service and is not part of the resource
     )
 
@@ -166,6 +193,23 @@ def published(image: Image, facts: ImageFacts) -> Image:
         disk_size_gb=Int64(facts.disk_size_gb),
         archive_size_bytes=None if archive is None else Int64(archive),
     )
+
+
+def label_fingerprint(labels: Mapping[str, str]) -> str:
+    """What `setLabels` must name to show that it has seen these labels: eight bytes of a hash, in base64, as GCE's
+    are. The same for the same labels, whenever and in whatever order they were set."""
+    text = "".join(f"{len(key)}:{key}{len(value)}:{value}" for key, value in sorted(labels.items()))
+    return base64.b64encode(sha256(text.encode()).digest()[:8]).decode()
+
+
+def labelled(image: Image, labels: Mapping[str, str]) -> Image:
+    """The image with these labels and no others."""
+    return replace(image, labels=dict(labels) or None, label_fingerprint=label_fingerprint(labels))
+
+
+def deprecated(image: Image, deprecation: DeprecationStatus, now: datetime) -> Image:
+    """The image after `images.deprecate`."""
+    return patched(image, ImagePatch(deprecated=deprecation), now)
 
 
 def patched(image: Image, patch: ImagePatch, now: datetime) -> Image:

@@ -30,7 +30,7 @@ from imageopsd.model.events import (
     Succeeded,
 )
 
-TYPES = ("insert", "patch")
+TYPES = ("insert", "patch", "deprecate", "setLabels", "delete")
 OUTCOMES = ("success", "failure")
 REASONS = ("INVALID_FIELD_VALUE", "REQUEST_ID_REUSED")
 HOURS = (0.1, 0.5, 1, 5, 15, 60, 300, 900, 1800, 3600, 7200, 14400)

@@ -1,15 +1,14 @@
 """Compute v1 JSON: images, patches and operations as the discovery document shapes them."""
 
-from collections.abc import Sequence
+from hashlib import sha256
 from typing import Any
 
 import msgspec
 
-from imageopsd.model.errors import InvalidRequest, RequestError
-from imageopsd.model.image import Image, ImagePatch
+from imageopsd.model.errors import ConditionNotMet, InvalidRequest, RequestError
+from imageopsd.model.image import DeprecationStatus, Image, ImagePatch, encode_int64
 from imageopsd.model.names import project_link
 from imageopsd.model.operation import Operation
-from imageopsd.model.requests import encode_int64
 from imageopsd.ports import Page
 from imageopsd.wire.json_body import convert, without_empties
 
@@ -41,6 +40,13 @@ recorded from the service (k8s-config-connector, `computeimage` fixtures)."""
 _encode = msgspec.json.Encoder(enc_hook=encode_int64).encode
 
 
+class LabelsRequest(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+    """Compute's GlobalSetLabelsRequest."""
+
+    labels: dict[str, str] = {}
+    label_fingerprint: str = ""
+
+
 def read_image(body: Any) -> Image:
     """The Image of an `images.insert` body. Raises InvalidRequest."""
     if isinstance(body, dict):
@@ -57,7 +63,22 @@ def read_patch(body: Any) -> ImagePatch:
     return ImagePatch(**{name: getattr(whole, name) for name in PATCHABLE & body.keys()})
 
 
-def encode(record: Operation | Image) -> bytes:
+def ignored_in_patch(body: Any) -> tuple[str, ...]:
+    """The fields of an Image that a patch body carries and `images.patch` leaves as they are."""
+    return tuple(sorted(without_empties(body, "resource").keys() - PATCHABLE - OUTPUT_ONLY))
+
+
+def read_deprecation(body: Any) -> DeprecationStatus:
+    """The body of `images.deprecate`. Raises InvalidRequest."""
+    return convert(without_empties(body, "resource"), DeprecationStatus, "resource")
+
+
+def read_labels(body: Any) -> LabelsRequest:
+    """The body of `setLabels`: no labels at all means to remove them. Raises InvalidRequest."""
+    return convert(without_empties(body, "resource"), LabelsRequest, "resource")
+
+
+def encode(record: msgspec.Struct) -> bytes:
     return _encode(record)
 
 
@@ -74,22 +95,57 @@ def encode_list(kind: str, project: str, collection: str, page: Page[Any], next_
     return _encode({name: value for name, value in answer.items() if value})
 
 
+def encode_aggregated(project: str, page: Page[Operation], next_page_token: str | None) -> bytes:
+    """An aggregated list: all operations here are global ones."""
+    answer: dict[str, Any] = {
+        "kind": "compute#operationAggregatedList",
+        "id": f"projects/{project}/aggregated/operations",
+        "items": {"global": {"operations": page.items}} if page.items else {},
+        "nextPageToken": next_page_token,
+        "selfLink": f"{project_link(project)}/aggregated/operations",
+    }
+    return _encode({name: value for name, value in answer.items() if value is not None})
+
+
+def encode_nothing(kind: str = "", path: str = "") -> bytes:
+    """An empty object; with a kind and the path it was asked at, an empty list."""
+    return _encode({"kind": kind, "selfLink": f"https://www.googleapis.com{path}"} if kind else {})
+
+
+def encode_project(project: str, version: str) -> bytes:
+    """As much of a Project as clients read (libcloud fails without commonInstanceMetadata). Its id is a function of
+    its name, because nobody here gives out others."""
+    number = int.from_bytes(sha256(project.encode()).digest()[:7])
+    return _encode(
+        {
+            "kind": "compute#project",
+            "id": str(number),
+            "name": project,
+            "commonInstanceMetadata": {"kind": "compute#metadata"},
+            "selfLink": project_link(project, version),
+        }
+    )
+
+
 def encode_error(error: RequestError) -> bytes:
     """The error envelope that every official client can read: `errors[]` is always there (libcloud needs it)."""
-    return encode_failure(error.http_status, error.message, error.reason, error.status, field=_location(error))
+    return encode_failure(error.http_status, error.message, error.reason, error.status, location=_location(error))
 
 
-def encode_failure(code: int, message: str, reason: str, status: str, *, field: str | None = None) -> bytes:
+def encode_failure(
+    code: int, message: str, reason: str, status: str, *, location: tuple[str, str] | None = None
+) -> bytes:
+    """`location` is what was wrong and of which type it is: a parameter, a header."""
     entry = {"message": message, "domain": "global", "reason": reason}
-    if field:
-        entry |= {"location": field, "locationType": "parameter"}
+    if location:
+        entry |= {"location": location[0], "locationType": location[1]}
     return _encode({"error": {"code": int(code), "message": message, "errors": [entry], "status": status}})
 
 
-def _location(error: RequestError) -> str | None:
-    return error.field if isinstance(error, InvalidRequest) else None
-
-
-def describe(items: Sequence[Operation | Image]) -> Any:
-    """Records as plain JSON values, for a command line that prints them."""
-    return msgspec.json.decode(_encode(items))
+def _location(error: RequestError) -> tuple[str, str] | None:
+    match error:
+        case InvalidRequest(field=field):
+            return field, "parameter"
+        case ConditionNotMet():  # as GCE words it, though the fingerprint comes in the body (skypilot#4571)
+            return "If-Match", "header"
+    return None

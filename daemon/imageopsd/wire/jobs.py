@@ -8,8 +8,16 @@ import msgspec
 
 from imageopsd.model.errors import InvalidRequest
 from imageopsd.model.names import REQUEST_ID
-from imageopsd.model.requests import AnyRequest, InsertImage, PatchImage, check
-from imageopsd.wire.compute import read_image, read_patch
+from imageopsd.model.requests import (
+    AnyRequest,
+    DeleteImage,
+    DeprecateImage,
+    InsertImage,
+    LabelImage,
+    PatchImage,
+)
+from imageopsd.model.rules import check
+from imageopsd.wire.compute import ignored_in_patch, read_deprecation, read_image, read_labels, read_patch
 from imageopsd.wire.json_body import convert, parse, without_empties
 
 MAX_JOB_BYTES = 1024 * 1024
@@ -59,11 +67,50 @@ def _insert(job: _JobFile, project: str, request_id: str) -> AnyRequest:
 
 
 def _patch(job: _JobFile, project: str, request_id: str) -> AnyRequest:
+    return PatchImage(
+        project=project,
+        request_id=request_id,
+        image=_image(job),
+        patch=read_patch(job.body),
+        ignored=ignored_in_patch(job.body),
+    )
+
+
+def _deprecate(job: _JobFile, project: str, request_id: str) -> AnyRequest:
+    deprecation = read_deprecation(job.body)
+    return DeprecateImage(project=project, request_id=request_id, image=_image(job), deprecation=deprecation)
+
+
+def _label(job: _JobFile, project: str, request_id: str) -> AnyRequest:
+    wanted = read_labels(job.body)
+    return LabelImage(
+        project=project,
+        request_id=request_id,
+        image=_image(job),
+        labels=wanted.labels,
+        label_fingerprint=wanted.label_fingerprint,
+    )
+
+
+def _delete(job: _JobFile, project: str, request_id: str) -> AnyRequest:
+    if job.body:
+        raise InvalidRequest("job.body", "Invalid value for field 'job.body'. images.delete has no body.")
+    return DeleteImage(project=project, request_id=request_id, image=_image(job))
+
+
+def _image(job: _JobFile) -> str:
+    """The image that a job is about, for all verbs but insert."""
     if job.image is None:
-        raise InvalidRequest.missing("job.image", "Expected the name or id of the image to patch")
+        raise InvalidRequest.missing("job.image", f"Expected the name or id of the image for {job.method}")
     if job.force_create:
         raise InvalidRequest("job.forceCreate", "Invalid value for field 'job.forceCreate'. Only inserts know it.")
-    return PatchImage(project=project, request_id=request_id, image=job.image, patch=read_patch(job.body))
+    return job.image
 
 
-METHODS: dict[str, Callable[[_JobFile, str, str], AnyRequest]] = {"images.insert": _insert, "images.patch": _patch}
+METHODS: dict[str, Callable[[_JobFile, str, str], AnyRequest]] = {
+    "images.insert": _insert,
+    "images.patch": _patch,
+    "images.deprecate": _deprecate,
+    "images.setLabels": _label,
+    "images.delete": _delete,
+}

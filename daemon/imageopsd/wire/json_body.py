@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from imageopsd.model.errors import InvalidRequest
-from imageopsd.model.requests import decode_int64
+from imageopsd.model.image import decode_int64
 
 T = TypeVar("T", bound=msgspec.Struct)
 

@@ -16,17 +16,19 @@ from typing import Any, Self
 import anyio
 import msgspec
 
-from imageopsd.model.errors import AlreadyExists, LeaseLost, NotFound, RequestIdReused, StoreInUse
-from imageopsd.model.image import Image, ImageStatus
+from imageopsd.model.errors import AlreadyExists, LeaseLost, NotFinished, NotFound, RequestIdReused, StoreInUse
+from imageopsd.model.image import Image, ImageStatus, decode_int64, encode_int64
 from imageopsd.model.names import ANY_PROJECT, NUMERIC_ID, REQUEST_ID, image_path, operation_id_of, operation_path
 from imageopsd.model.operation import Operation, Status
-from imageopsd.model.requests import AnyRequest, decode_int64, encode_int64
+from imageopsd.model.policy import Policy
+from imageopsd.model.requests import AnyRequest
 from imageopsd.ports import Acceptance, CatalogueChange, Claim, Forget, Page, Publish, Totals
 from imageopsd.storage.sqlite.connection import Readers, Transaction, Writer, migrate, milliseconds, time_of
 
 _encode = msgspec.json.Encoder(enc_hook=encode_int64).encode
 _decode_operation = msgspec.json.Decoder(Operation).decode
 _decode_image = msgspec.json.Decoder(Image, dec_hook=decode_int64).decode
+_decode_policy = msgspec.json.Decoder(Policy).decode
 _decode_request = msgspec.json.Decoder(AnyRequest, dec_hook=decode_int64).decode
 
 
@@ -210,6 +212,30 @@ class SqliteStore:
 
         await self._writer.run(end)
 
+    async def delete_operation(self, project: str, reference: str) -> None:
+        operation = await self.operation(project, reference)
+
+        def delete(tx: Transaction) -> None:
+            gone = tx.execute("DELETE FROM operations WHERE id = ? AND done = 1", (int(operation.id),))
+            if gone.rowcount == 0:
+                raise NotFinished(operation_path(project, operation.name))
+
+        await self._writer.run(delete)
+
+    async def set_image_policy(self, project: str, reference: str, change: Callable[[Policy], Policy]) -> Policy:
+        column, value = self._image_key(reference)
+
+        def write(tx: Transaction) -> Policy:
+            where = f"WHERE project = ? AND {column} = ?"
+            row = tx.execute(f"SELECT policy FROM images {where}", (project, value)).fetchone()
+            if row is None:
+                raise NotFound(image_path(project, reference))
+            policy = change(_policy(row[0]))
+            tx.execute(f"UPDATE images SET policy = ? {where}", (_text(policy), project, value))
+            return policy
+
+        return await self._writer.run(write)
+
     async def renew(self, owner: str, until: datetime) -> int:
         return await self._writer.run(
             lambda tx: (
@@ -255,6 +281,9 @@ class SqliteStore:
         number = int(reference) if NUMERIC_ID.fullmatch(reference) else operation_id_of(reference)
         return number if number is not None and number < 2**63 else None
 
+    def _image_key(self, reference: str) -> tuple[str, str | int | None]:
+        return ("id", self._number(reference)) if NUMERIC_ID.fullmatch(reference) else ("name", reference)
+
     async def operations(
         self, project: str | None, limit: int, after: int | None, newest_first: bool
     ) -> Page[Operation]:
@@ -269,14 +298,22 @@ class SqliteStore:
         return Page([_decode_operation(record) for (record,) in rows[:limit]], more=len(rows) > limit)
 
     async def image(self, project: str, reference: str) -> Image:
-        by_id = NUMERIC_ID.fullmatch(reference)
-        column, value = ("id", self._number(reference)) if by_id else ("name", reference)
+        column, value = self._image_key(reference)
         rows = await self._readers.fetch(
             f"SELECT record FROM images WHERE project = ? AND {column} = ?", project, value
         )
         if not rows:
             raise NotFound(image_path(project, reference))
         return _decode_image(rows[0][0])
+
+    async def image_policy(self, project: str, reference: str) -> Policy:
+        column, value = self._image_key(reference)
+        rows = await self._readers.fetch(
+            f"SELECT policy FROM images WHERE project = ? AND {column} = ?", project, value
+        )
+        if not rows:
+            raise NotFound(image_path(project, reference))
+        return _policy(rows[0][0])
 
     async def newest_in_family(self, project: str, family: str) -> Image:
         rows = await self._readers.fetch(
@@ -332,6 +369,10 @@ def _lock(path: Path) -> int:
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
     return descriptor
+
+
+def _policy(text: str | None) -> Policy:
+    return (_decode_policy(text) if text else Policy()).stamped()
 
 
 def _text(record: msgspec.Struct) -> str:

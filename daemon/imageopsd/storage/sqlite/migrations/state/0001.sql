@@ -39,6 +39,7 @@ CREATE TABLE images (
     name    TEXT NOT NULL,
     family  TEXT,                        -- only while READY and not deprecated: what a family resolves to
     record  TEXT NOT NULL,
+    policy  TEXT,                        -- the IAM policy, once one was set
     UNIQUE (project, name)
 ) STRICT;
 

@@ -1,0 +1,96 @@
+"""One call of the Compute API, however it came: as an HTTP request or as a part of a batch."""
+
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from http import HTTPStatus
+from typing import Any, NamedTuple
+from urllib.parse import unquote
+
+import msgspec
+
+from imageopsd.api.envelope import Answer, answer_to_error, failed
+from imageopsd.model.errors import InvalidRequest
+from imageopsd.model.names import ANY_PROJECT, check_project
+from imageopsd.wire.json_body import parse
+
+ANONYMOUS = "anonymous"
+"""The `user` of a call on a listener without authentication."""
+
+
+class Call(msgspec.Struct, frozen=True):
+    """`path` is as it was sent, percent-encoded; `version` and `parameters` are what the route found in it."""
+
+    method: str
+    path: str
+    query: Mapping[str, str]
+    body: bytes
+    user: str = ANONYMOUS
+    version: str = "v1"
+    parameters: Mapping[str, str] = {}
+
+    @property
+    def project(self) -> str:
+        """Raises InvalidRequest for what cannot be a project."""
+        return check_project(self.parameters["project"])
+
+    @property
+    def scope(self) -> str | None:
+        """The project whose operations are meant; `None` for all of them."""
+        return None if self.parameters["project"] == ANY_PROJECT else self.project
+
+    def json(self) -> Any:
+        """The body. Raises InvalidRequest if there is none or it is no JSON."""
+        if not self.body:
+            raise InvalidRequest.missing("resource", "Expected a JSON object as the request's body")
+        return parse(self.body, "resource")
+
+    def boolean(self, name: str) -> bool:
+        text = self.query.get(name, "false")
+        if text.lower() not in ("true", "false"):
+            raise InvalidRequest.value(name, text, "Expected true or false")
+        return text.lower() == "true"
+
+
+Handler = Callable[[Call], Awaitable[bytes]]
+
+
+class Route(NamedTuple):
+    """`path` is the discovery document's, behind `/compute/{version}/`; the handler returns a JSON body."""
+
+    method: str
+    path: str
+    handler: Handler
+
+
+class Dispatcher:
+    """Finds the handler of a call; whatever that raises becomes an answer."""
+
+    def __init__(self, routes: Sequence[Route]) -> None:
+        self._routes: dict[re.Pattern[str], dict[str, Handler]] = {}
+        for route in routes:
+            self._routes.setdefault(_pattern(route.path), {})[route.method] = route.handler
+
+    async def answer(self, call: Call) -> Answer:
+        for pattern, handlers in self._routes.items():
+            if match := pattern.fullmatch(call.path):
+                return await self._handled(call, match, handlers)
+        return failed(HTTPStatus.NOT_FOUND, f"{call.method} {unquote(call.path)}: Not Found")
+
+    async def _handled(self, call: Call, match: re.Match[str], handlers: Mapping[str, Handler]) -> Answer:
+        handler = handlers.get(call.method)
+        if handler is None:
+            message = f"{call.method} {unquote(call.path)}: Method Not Allowed"
+            return failed(HTTPStatus.METHOD_NOT_ALLOWED, message, {"Allow": ",".join(sorted(handlers))})
+        parameters = {name: unquote(value) for name, value in match.groupdict().items()}
+        version = parameters.pop("version")
+        try:
+            body = await handler(msgspec.structs.replace(call, version=version, parameters=parameters))
+        except Exception as error:
+            return answer_to_error(error, call.method, unquote(call.path))
+        return Answer(HTTPStatus.OK, body)
+
+
+def _pattern(path: str) -> re.Pattern[str]:
+    """Path parameters take one segment each; `{project}` in braces as the discovery document writes it."""
+    segments = re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>[^/]+)", re.escape(path))
+    return re.compile(rf"/compute/(?P<version>v1|beta)/{segments}")

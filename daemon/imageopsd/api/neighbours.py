@@ -1,0 +1,29 @@
+"""What clients ask for on their way to images: the project, its zones and regions. There are no machines here, so the
+lists are empty; libcloud needs them to answer at all."""
+
+from imageopsd.api.calls import Call, Route
+from imageopsd.api.pages import ListQuery
+from imageopsd.model.errors import NotFound
+from imageopsd.wire.compute import encode_nothing, encode_project
+
+
+class Neighbours:
+    def routes(self) -> list[Route]:
+        routes = [Route("GET", "projects/{project}", self.project)]
+        for collection in ("zones", "regions"):
+            routes += [
+                Route("GET", f"projects/{{project}}/{collection}", self.none),
+                Route("GET", f"projects/{{project}}/{collection}/{{name}}", self.missing),
+            ]
+        return routes
+
+    async def project(self, call: Call) -> bytes:
+        return encode_project(call.project, call.version)
+
+    async def none(self, call: Call) -> bytes:
+        assert call.project
+        ListQuery.of("operations", call.query)
+        return encode_nothing(f"compute#{call.path.rpartition('/')[2].removesuffix('s')}List", call.path)
+
+    async def missing(self, call: Call) -> bytes:
+        raise NotFound(call.path.partition(f"/compute/{call.version}/")[2])

@@ -1,0 +1,70 @@
+"""The verbs of operations: the global ones, and the zonal, regional and organization-wide ones that are never any."""
+
+from imageopsd.api.calls import Call, Route
+from imageopsd.api.pages import ListQuery
+from imageopsd.engine.imageops import ImageOps
+from imageopsd.model.errors import NotFound
+from imageopsd.wire.compute import encode, encode_aggregated, encode_list, encode_nothing
+
+COLLECTION = "projects/{project}/global/operations"
+ELSEWHERE = (
+    "projects/{project}/zones/{zone}/operations",
+    "projects/{project}/regions/{region}/operations",
+    "locations/global/operations",
+)
+
+
+class OperationCalls:
+    """`wait_limit` is the longest that a wait is held, in seconds."""
+
+    def __init__(self, ops: ImageOps, wait_limit: float) -> None:
+        self._ops = ops
+        self._wait_limit = wait_limit
+
+    def routes(self) -> list[Route]:
+        one = f"{COLLECTION}/{{operation}}"
+        routes = [
+            Route("GET", COLLECTION, self.list),
+            Route("GET", one, self.get),
+            Route("DELETE", one, self.delete),
+            Route("POST", f"{one}/wait", self.wait),
+            Route("GET", "projects/{project}/aggregated/operations", self.aggregated_list),
+        ]
+        for place in ELSEWHERE:
+            routes += [
+                Route("GET", place, self.list_elsewhere),
+                Route("GET", f"{place}/{{operation}}", self.get_elsewhere),
+                Route("DELETE", f"{place}/{{operation}}", self.get_elsewhere),
+                Route("POST", f"{place}/{{operation}}/wait", self.get_elsewhere),
+            ]
+        return routes
+
+    async def get(self, call: Call) -> bytes:
+        return encode(await self._ops.operation(call.scope, call.parameters["operation"]))
+
+    async def wait(self, call: Call) -> bytes:
+        # the body is empty or the two bytes "" (npm): nothing is asked in it
+        return encode(await self._ops.wait(call.scope, call.parameters["operation"], self._wait_limit))
+
+    async def delete(self, call: Call) -> bytes:
+        """Forgets the record of a finished operation. `{}` and not an empty body: google-cloud-compute parses it."""
+        await self._ops.delete_operation(call.project, call.parameters["operation"])
+        return encode_nothing()
+
+    async def list(self, call: Call) -> bytes:
+        query = ListQuery.of("operations", call.query)
+        page = await self._ops.operations(call.scope, query.limit, query.after, query.newest_first)
+        token = query.token(lambda operation: int(operation.id), page)
+        return encode_list("compute#operationList", call.parameters["project"], "operations", page, token)
+
+    async def aggregated_list(self, call: Call) -> bytes:
+        query = ListQuery.of("operations", call.query)
+        page = await self._ops.operations(call.project, query.limit, query.after, query.newest_first)
+        return encode_aggregated(call.project, page, query.token(lambda operation: int(operation.id), page))
+
+    async def list_elsewhere(self, call: Call) -> bytes:
+        ListQuery.of("operations", call.query)
+        return encode_nothing("compute#operationList", call.path)
+
+    async def get_elsewhere(self, call: Call) -> bytes:
+        raise NotFound(call.path.partition(f"/compute/{call.version}/")[2].removesuffix("/wait"))

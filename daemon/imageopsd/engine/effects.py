@@ -1,0 +1,89 @@
+"""What each verb asks of the backend, and how the catalogue looks afterwards."""
+
+from http import HTTPStatus
+
+from imageopsd.engine.imageops import Clock
+from imageopsd.model.errors import ConditionNotMet, NotFound, PermanentFailure, RequestError, TemporaryFailure
+from imageopsd.model.image import Image, ImageStatus, deprecated, labelled, patched, published
+from imageopsd.model.names import image_path
+from imageopsd.model.requests import DeleteImage, DeprecateImage, InsertImage, LabelImage, PatchImage
+from imageopsd.ports import (
+    Backend,
+    CatalogueChange,
+    Claim,
+    DeleteTask,
+    Forget,
+    InsertTask,
+    PatchTask,
+    Publish,
+    Reporter,
+    Store,
+)
+
+
+class Effects:
+    """One method for the worker; it raises the BackendFailures that the worker decides on."""
+
+    def __init__(self, store: Store, backend: Backend, clock: Clock) -> None:
+        self._store = store
+        self._backend = backend
+        self._clock = clock
+
+    async def carry_out(self, claim: Claim, report: Reporter) -> CatalogueChange:
+        """Has the claimed operation's effect made. Nobody else works on its image meanwhile: that is its lane."""
+        image = claim.image
+        if image is None:  # an operation before this one in the lane has removed it
+            raise _refused(NotFound(image_path(claim.project, claim.request.target)))
+        match claim.request:
+            case InsertImage():
+                return await self._insert(claim, image, report)
+            case PatchImage(patch=patch):
+                return await self._change(claim, image, patched(image, patch, self._clock()), report)
+            case DeprecateImage(deprecation=deprecation):
+                return await self._change(claim, image, deprecated(image, deprecation, self._clock()), report)
+            case LabelImage(labels=labels, label_fingerprint=fingerprint):
+                if fingerprint != image.label_fingerprint:  # changed since admission
+                    raise _refused(ConditionNotMet())
+                return await self._change(claim, image, labelled(image, labels), report)
+            case DeleteImage():
+                number = int(image.id or 0)
+                task = DeleteTask(claim.operation.id, claim.project, number, str(image.name))
+                await self._backend.delete_image(task, report)
+                return Forget(number)
+
+    async def _insert(self, claim: Claim, image: Image, report: Reporter) -> CatalogueChange:
+        task = InsertTask(
+            operation_id=claim.operation.id,
+            project=claim.project,
+            image=image,
+            source=await self._source(image),
+            checkpoint=claim.checkpoint,
+        )
+        return Publish(published(image, await self._backend.insert_image(task, report)))
+
+    async def _change(self, claim: Claim, before: Image, after: Image, report: Reporter) -> CatalogueChange:
+        if after != before:
+            await self._backend.patch_image(PatchTask(claim.operation.id, claim.project, before, after), report)
+        return Publish(after)
+
+    async def _source(self, image: Image) -> Image | None:
+        """The image to copy, when there is one: it must be there by now."""
+        if image.source_image is None or image.source_image_id is None:
+            return None
+        project = image.source_image.partition("/projects/")[2].partition("/")[0]
+        try:
+            source = await self._store.image(project, image.source_image_id)
+        except NotFound as error:
+            raise _refused(error) from error
+        if source.status is not ImageStatus.READY:
+            raise TemporaryFailure(
+                "RESOURCE_NOT_READY",
+                f"The resource '{image_path(project, str(source.name))}' is not ready",
+                HTTPStatus.BAD_REQUEST,
+            )
+        return source
+
+
+def _refused(error: RequestError) -> PermanentFailure:
+    """What a caller would have been refused with, as the end of an operation."""
+    return PermanentFailure(error.code, error.message, error.http_status)

@@ -1,0 +1,231 @@
+"""The rules on values that a request must meet before anything is recorded.
+
+Types are checked where JSON is read (`wire`). Every refusal is an InvalidRequest that names the field the way the
+caller wrote it, in GCE's own words where those are on record (`schemas_image.v1.json`; public issue threads).
+"""
+
+import base64
+import re
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+import msgspec
+
+from imageopsd.model.errors import InvalidRequest
+from imageopsd.model.image import DeprecationState, DeprecationStatus, Image, InitialStateConfig
+from imageopsd.model.names import (
+    NAME,
+    NAME_RULE,
+    NUMERIC_ID,
+    check_project,
+    check_request_id,
+    parse_image_reference,
+    public_url,
+)
+from imageopsd.model.requests import (
+    AnyRequest,
+    ChangeImage,
+    DeprecateImage,
+    InsertImage,
+    LabelImage,
+    PatchImage,
+)
+
+ARCHITECTURES = ("ARCHITECTURE_UNSPECIFIED", "ARM64", "X86_64")
+GUEST_OS_FEATURES = (
+    "BARE_METAL_LINUX_COMPATIBLE",
+    "BMSAI_CAPABLE",
+    "CCA_CAPABLE",
+    "FEATURE_TYPE_UNSPECIFIED",
+    "GVNIC",
+    "IDPF",
+    "MULTI_IP_SUBNET",
+    "SECURE_BOOT",
+    "SEV_CAPABLE",
+    "SEV_LIVE_MIGRATABLE",
+    "SEV_LIVE_MIGRATABLE_V2",
+    "SEV_SNP_CAPABLE",
+    "SNP_SVSM_CAPABLE",
+    "SUSPEND_SAFE_FPR",
+    "TDX_CAPABLE",
+    "UEFI_COMPATIBLE",
+    "VIRTIO_SCSI_MULTIQUEUE",
+    "WINDOWS",
+)
+FILE_TYPES = ("BIN", "UNDEFINED", "X509")
+SOURCE_SCHEMES = ("http", "https", "gs", "file")
+LABEL_KEY = re.compile(r"[^\W\d_A-Z][\w-]{0,62}")
+LABEL_VALUE = re.compile(r"[\w-]{0,63}")
+_LICENSE = re.compile(
+    r"(?:https?://[^/\s]+/compute/[^/\s]+/)?(?:projects/[^/\s]+/)?global/licenses/[a-z0-9][-a-z0-9]{0,62}"
+)
+_LOCATION = re.compile(r"[a-z](?:[-a-z0-9]{0,61}[a-z0-9])?")
+MAX_LABELS = 64
+MAX_DESCRIPTION = 2048
+MAX_DISK_GB = 65_536
+"""64 TiB, the largest persistent disk Compute offers."""
+
+
+def check(request: AnyRequest) -> AnyRequest:
+    """The request with its request id in canonical form. Raises InvalidRequest for the first rule it breaks."""
+    check_project(request.project)
+    if isinstance(request, InsertImage):
+        _check_new_image(request.image, request.project)
+    else:
+        _check_change(request)
+    if request.request_id is None:
+        return request
+    return msgspec.structs.replace(request, request_id=check_request_id(request.request_id))
+
+
+def _check_new_image(image: Image, project: str) -> None:
+    if image.name is None:
+        raise InvalidRequest.missing("resource.name", NAME_RULE)
+    check_name("resource.name", image.name)
+    if image.family is not None:
+        check_name("resource.family", image.family)
+    check_description(image.description)
+    _check_source(image, project)
+    check_choice("resource.sourceType", image.source_type, ("RAW",))
+    check_choice("resource.architecture", image.architecture, ARCHITECTURES)
+    for i, license in enumerate(image.licenses):
+        if not _LICENSE.fullmatch(license):
+            expected = "Expected a license URL such as 'projects/PROJECT/global/licenses/LICENSE'"
+            raise InvalidRequest.value(f"resource.licenses[{i}]", license, expected)
+    for i, location in enumerate(image.storage_locations):
+        if not _LOCATION.fullmatch(location):
+            expected = "Expected a region or multi-region such as 'us' or 'europe-west1'"
+            raise InvalidRequest.value(f"resource.storageLocations[{i}]", location, expected)
+    if image.shielded_instance_initial_state is not None:
+        _check_initial_state(image.shielded_instance_initial_state)
+    for i, feature in enumerate(image.guest_os_features):
+        check_choice(f"resource.guestOsFeatures[{i}].type", feature.type, GUEST_OS_FEATURES)
+    check_labels(image.labels or {})
+    if image.disk_size_gb is not None and not 1 <= image.disk_size_gb <= MAX_DISK_GB:
+        raise InvalidRequest.value("resource.diskSizeGb", image.disk_size_gb, f"Must be between 1 and {MAX_DISK_GB}")
+    for field in _keys(image):
+        raise InvalidRequest(field, f"Invalid value for field '{field}'. Customer keys are not supported yet.")
+
+
+def _check_initial_state(state: InitialStateConfig) -> None:
+    field = "resource.shieldedInstanceInitialState"
+    keys = [(f"{field}.pk", state.pk)] if state.pk else []
+    for name in ("keks", "dbs", "dbxs"):
+        keys += [(f"{field}.{name}[{i}]", key) for i, key in enumerate(getattr(state, name))]
+    for where, key in keys:
+        check_choice(f"{where}.fileType", key.file_type, FILE_TYPES)
+        try:
+            base64.b64decode((key.content or "").replace("-", "+").replace("_", "/"), validate=True)
+        except ValueError:
+            raise InvalidRequest(
+                f"{where}.content", f"Invalid value for field '{where}.content'. Expected base64."
+            ) from None
+
+
+def check_name(field: str, name: str) -> None:
+    if not NAME.fullmatch(name):
+        raise InvalidRequest.value(field, name, NAME_RULE)
+
+
+def check_description(text: object) -> None:
+    if isinstance(text, str) and len(text) > MAX_DESCRIPTION:
+        raise InvalidRequest.value("resource.description", text, f"Must be at most {MAX_DESCRIPTION} characters long")
+
+
+def check_choice(field: str, value: str | None, choices: tuple[str, ...]) -> None:
+    if value is not None and value not in choices:
+        raise InvalidRequest.value(field, value, f"Must be one of {', '.join(choices)}")
+
+
+def check_labels(labels: dict[str, str]) -> None:
+    field = "resource.labels"
+    if len(labels) > MAX_LABELS:
+        raise InvalidRequest.value(field, f"{len(labels)} labels", f"At most {MAX_LABELS} labels are allowed")
+    for key, value in labels.items():
+        if not LABEL_KEY.fullmatch(key) or key != key.lower():
+            raise InvalidRequest.value(
+                field, key, "Label keys start with a lower-case letter and hold at most 63 of a-z, 0-9, _ and -"
+            )
+        if not LABEL_VALUE.fullmatch(value) or value != value.lower():
+            raise InvalidRequest.value(f"{field}.{key}", value, "Label values hold at most 63 of a-z, 0-9, _ and -")
+
+
+def _check_source(image: Image, project: str) -> None:
+    raw = image.raw_disk
+    sources = {
+        "resource.rawDisk.source": raw.source if raw else None,
+        "resource.sourceDisk": image.source_disk,
+        "resource.sourceImage": image.source_image,
+        "resource.sourceSnapshot": image.source_snapshot,
+    }
+    given = [field for field, value in sources.items() if value]
+    if not given:
+        raise InvalidRequest.missing("resource.rawDisk.source", f"Expected one of {', '.join(sources)}")
+    if len(given) > 1:
+        raise InvalidRequest(
+            given[1],
+            "Invalid resource usage: 'Must specify exactly one source for an image.' "
+            f"The request has {' and '.join(given)}.",
+        )
+    if raw is not None:
+        check_choice("resource.rawDisk.containerType", raw.container_type, ("TAR",))
+        if raw.source:
+            _check_url("resource.rawDisk.source", raw.source)
+        if raw.sha1_checksum is not None and not re.fullmatch(r"[a-fA-F0-9]{40}", raw.sha1_checksum):
+            raise InvalidRequest.value("resource.rawDisk.sha1Checksum", raw.sha1_checksum, "Must be 40 hex digits")
+    if image.source_image:
+        parse_image_reference(image.source_image, project, "resource.sourceImage")
+
+
+def _check_url(field: str, url: str) -> None:
+    expected = f"Expected a URL with one of the schemes {', '.join(SOURCE_SCHEMES)} and no user name in it"
+    try:
+        parts = urlsplit(url)
+        port_ok = parts.port is None or parts.port > 0
+    except ValueError as error:
+        raise InvalidRequest.value(field, public_url(url), expected) from error
+    named = bool(parts.hostname) != (parts.scheme == "file") or (parts.scheme == "file" and parts.path != "")
+    if parts.scheme not in SOURCE_SCHEMES or not port_ok or not named or "@" in parts.netloc:
+        raise InvalidRequest.value(field, public_url(url), expected)
+
+
+def _keys(image: Image) -> Iterator[str]:
+    for field, key in (
+        ("resource.imageEncryptionKey", image.image_encryption_key),
+        ("resource.sourceDiskEncryptionKey", image.source_disk_encryption_key),
+        ("resource.sourceImageEncryptionKey", image.source_image_encryption_key),
+        ("resource.sourceSnapshotEncryptionKey", image.source_snapshot_encryption_key),
+    ):
+        if key is not None:
+            yield field
+
+
+def _check_change(request: ChangeImage) -> None:
+    if not NUMERIC_ID.fullmatch(request.image):
+        check_name("image", request.image)
+    match request:
+        case PatchImage(patch=patch):
+            if isinstance(patch.family, str) and patch.family:
+                check_name("resource.family", patch.family)
+            check_description(patch.description)
+            if isinstance(patch.deprecated, DeprecationStatus):
+                _check_deprecation("resource.deprecated", patch.deprecated, request.project)
+        case DeprecateImage(deprecation=deprecation):
+            if deprecation.state is None:
+                raise InvalidRequest.missing("resource.state", f"Expected one of {', '.join(DeprecationState)}")
+            _check_deprecation("resource", deprecation, request.project)
+        case LabelImage(labels=labels):
+            check_labels(labels)
+
+
+def _check_deprecation(field: str, deprecation: DeprecationStatus, project: str) -> None:
+    check_choice(f"{field}.state", deprecation.state, tuple(DeprecationState))
+    if deprecation.replacement is not None:
+        parse_image_reference(deprecation.replacement, project, f"{field}.replacement")
+    for stamp in ("deprecated", "obsolete", "deleted"):
+        time = getattr(deprecation, stamp)
+        if time is not None and not _RFC3339.fullmatch(time):
+            raise InvalidRequest.value(f"{field}.{stamp}", time, "Expected an RFC 3339 time")
+
+
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)", re.ASCII)
