@@ -98,7 +98,8 @@ class Daemon:
             boot = uuid4().hex
             recovered = await store.enter(boot, clock())
             ids = IdSource(node=int(boot[:8], 16), last=await store.newest_id())
-            ops = ImageOps(store, self._bus, ids, clock)
+            window = settings.records.request_id_window
+            ops = ImageOps(store, self._bus, ids, clock, request_id_window=window)
             self._board.start_from(await store.totals())
             for observer in (self._board.hear, self._metrics.hear, logs.hear, self._count):
                 self._bus.subscribe(observer)

@@ -12,9 +12,11 @@ from typing import Generic, Protocol, Self, TypeVar
 import msgspec
 
 from imageopsd.model.image import Image, ImageFacts
+from imageopsd.model.machine_image import MachineImage, MachineImageFacts, MachineImageTask
 from imageopsd.model.operation import Operation, OperationWarning
 from imageopsd.model.policy import Policy
 from imageopsd.model.requests import AnyRequest
+from imageopsd.model.resource import Resource
 
 T = TypeVar("T")
 
@@ -90,14 +92,14 @@ class JobQueue(Protocol):
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """The right to work on one operation. `image` is its target as the catalogue has it now; `token` is fresh for
-    every claim and fences every later write; `attempt` counts from 1 and leaves interruptions out; `checkpoint` is
+    """The right to work on one operation. `target` is what it is about, as the catalogue has it now; `token` is fresh
+    for every claim and fences every later write; `attempt` counts from 1 and leaves interruptions out; `checkpoint` is
     what the last holder saved."""
 
     operation: Operation
     project: str
     request: AnyRequest
-    image: Image | None
+    target: Resource | None
     token: str
     attempt: int
     checkpoint: bytes | None = None
@@ -111,15 +113,15 @@ class Acceptance(msgspec.Struct, frozen=True):
 
 
 class Publish(msgspec.Struct, frozen=True):
-    """Catalogue change: this is how the image looks from now on."""
+    """Catalogue change: this is how the resource looks from now on."""
 
-    image: Image
+    resource: Resource
 
 
 class Forget(msgspec.Struct, frozen=True):
-    """Catalogue change: the image never came to be."""
+    """Catalogue change: the resource with this id is gone, or never came to be."""
 
-    image_id: int
+    id: int
 
 
 CatalogueChange = Publish | Forget | None
@@ -165,12 +167,14 @@ class Store(Protocol):
         request: AnyRequest,
         *,
         lane: str,
-        reserve: Image | None = None,
+        reserve: Resource | None = None,
+        forget_requests_before: datetime | None = None,
     ) -> Acceptance:
-        """Records a new operation, PENDING or already DONE, and in the same transaction reserves the image
+        """Records a new operation, PENDING or already DONE, and in the same transaction reserves the resource
         its request will make. The same request id with the same request in one project returns the first
-        operation; with another request it raises RequestIdReused. A taken image name raises AlreadyExists.
-        Operations of one lane are claimed one at a time, in the order of their ids."""
+        operation; with another request it raises RequestIdReused; an operation older than `forget_requests_before`
+        has lost its request id. A taken name raises AlreadyExists. Operations of one lane are claimed one at a time,
+        in the order of their ids."""
 
     async def repeated(self, project: str, request: AnyRequest) -> Operation | None:
         """The operation that stands for this request already, if any. Raises RequestIdReused."""
@@ -232,11 +236,21 @@ class Store(Protocol):
     async def delete_operation(self, project: str, reference: str) -> None:
         """Forgets the record of an operation that is DONE. Raises NotFound, or NotFinished for another."""
 
-    async def image_policy(self, project: str, reference: str) -> Policy:
-        """The image's IAM policy; an empty one if none was set. Raises NotFound."""
+    async def policy(self, collection: str, project: str, reference: str) -> Policy:
+        """The IAM policy of an image or machine image; an empty one if none was set. Raises NotFound."""
 
-    async def set_image_policy(self, project: str, reference: str, change: Callable[[Policy], Policy]) -> Policy:
-        """Replaces the image's IAM policy by what `change`, which may raise, makes of it. Raises NotFound."""
+    async def set_policy(
+        self, collection: str, project: str, reference: str, change: Callable[[Policy], Policy]
+    ) -> Policy:
+        """Replaces that policy by what `change`, which may raise, makes of it. Raises NotFound."""
+
+    async def machine_image(self, project: str, reference: str) -> MachineImage:
+        """By name or numeric id. Raises NotFound."""
+
+    async def machine_images(
+        self, project: str, limit: int, after: str | int | None, newest_first: bool
+    ) -> Page[MachineImage]:
+        """A page of a project's machine images, as `images`."""
 
     async def totals(self) -> Totals:
         """Kept, not counted: costs the same whatever the history."""
@@ -269,7 +283,7 @@ class PatchTask(msgspec.Struct, frozen=True):
 
 
 class DeleteTask(msgspec.Struct, frozen=True):
-    """Remove the image with this id; its name is for texts."""
+    """Remove the image or machine image with this id; its name is for texts."""
 
     operation_id: str
     project: str
@@ -318,3 +332,9 @@ class Backend(Protocol):
 
     async def delete_image(self, task: DeleteTask, report: Reporter) -> None:
         """Removes the image and its bytes; one that is not there is removed already."""
+
+    async def insert_machine_image(self, task: MachineImageTask, report: Reporter) -> MachineImageFacts:
+        """Makes the machine image as `insert_image` makes an image: all its disks or nothing."""
+
+    async def delete_machine_image(self, task: DeleteTask, report: Reporter) -> None:
+        """Removes the machine image and its bytes; one that is not there is removed already."""

@@ -238,10 +238,10 @@ async def test_every_boot_is_on_record_with_its_end(tmp_path: Path) -> None:
         ("SELECT record FROM operations WHERE request_id = 'x' AND project = 'p'", "operations_by_request"),
         ("SELECT record FROM operations WHERE request_id = 'x'", "operations_by_request"),
         ("SELECT record FROM operations WHERE project = 'p' AND id < 9 ORDER BY id DESC", "operations_by_project"),
-        ("SELECT record FROM images WHERE project = 'p' AND id < 9 ORDER BY id DESC", "images_by_age"),
+        ("SELECT record FROM resources WHERE project = 'p' AND collection = 'images' AND id < 9 ORDER BY id DESC", "resources_by_age"),
         (
-            "SELECT record FROM images WHERE project = 'p' AND family = 'f' ORDER BY id DESC LIMIT 1",
-            "images_by_family",
+            "SELECT record FROM resources WHERE project = 'p' AND family = 'f' ORDER BY id DESC LIMIT 1",
+            "resources_by_family",
         ),
     ],
 )

@@ -108,7 +108,7 @@ async def test_a_claim_begins_the_operation_and_brings_what_it_needs(store: Stor
     assert held.operation.status is Status.RUNNING
     assert held.attempt == 1
     assert held.request == request()
-    assert held.image == await store.image("p", "i")
+    assert held.target == await store.image("p", "i")
     assert await store.operation("p", accepted.operation.id) == held.operation
 
 
@@ -235,8 +235,8 @@ async def test_a_lease_that_ran_out_is_given_back_and_a_renewed_one_is_not(store
 async def test_an_image_appears_with_the_end_of_its_operation(store: Store) -> None:
     await accept(store, reserve=True)
     (held,) = await claim(store)
-    assert held.image is not None
-    ready = published(held.image, ImageFacts(disk_size_gb=3, archive_size_bytes=5))
+    assert held.target is not None
+    ready = published(held.target, ImageFacts(disk_size_gb=3, archive_size_bytes=5))
     done = apply(held.operation, Succeeded(), NOW)
     await store.finish(held, done, Publish(ready))
     assert await store.image("p", "i") == ready
@@ -259,8 +259,8 @@ async def test_a_family_is_its_newest_image_that_is_ready_and_not_deprecated(sto
     for name in ("a", "b", "c", "d"):
         await accept(store, name, reserve=True)
         (held,) = await claim(store)
-        assert held.image is not None
-        image = replace(held.image, family="f", status=ImageStatus.READY if name != "d" else ImageStatus.PENDING)
+        assert held.target is not None
+        image = replace(held.target, family="f", status=ImageStatus.READY if name != "d" else ImageStatus.PENDING)
         if name == "c":
             image = replace(image, deprecated=DeprecationStatus(state="DEPRECATED"))
         images.append(image)

@@ -54,7 +54,7 @@ def test_a_foreign_job_id_leads_to_the_same_request_id_every_time() -> None:
         ({"method": "images.insert", "body": BODY}, "job.project", "Expected a project id"),
         (INSERT | {"bdy": 1}, "job.bdy", "Did you mean 'body'?"),
         (INSERT | {"forceCreate": "yes"}, "job.forceCreate", "Expected a boolean, got a string"),
-        (INSERT | {"image": "i"}, "job.image", "names it in body.name"),
+        (INSERT | {"image": "i"}, "job.image", "images.insert does not know it"),
         (INSERT | {"body": []}, "resource.name", "Required field"),
         (INSERT | {"body": "x"}, "job.body", "Expected an object"),
         (INSERT | {"body": BODY | {"nmae": "x"}}, "resource.nmae", "Did you mean 'name'?"),
@@ -66,7 +66,7 @@ def test_a_foreign_job_id_leads_to_the_same_request_id_every_time() -> None:
         (INSERT | {"body": BODY | {"diskSizeGb": str(2**70)}}, "resource.diskSizeGb", "64-bit"),
         (INSERT | {"requestId": "00000000-0000-0000-0000-000000000000"}, "requestId", "not the zero UUID"),
         (PATCH | {"image": None}, "job.image", "Expected the name or id"),
-        (PATCH | {"forceCreate": True}, "job.forceCreate", "Only inserts"),
+        (PATCH | {"forceCreate": True}, "job.forceCreate", "images.patch does not know it"),
         (PATCH | {"body": {}}, "resource", "Expected at least one of deprecated, description, family"),
     ],
 )

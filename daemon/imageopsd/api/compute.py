@@ -6,6 +6,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from imageopsd.api import batch
 from imageopsd.api.calls import Call, Dispatcher
 from imageopsd.api.images import ImageCalls
+from imageopsd.api.machine_images import MachineImageCalls
 from imageopsd.api.neighbours import Neighbours
 from imageopsd.api.operations import OperationCalls
 from imageopsd.engine.imageops import ImageOps
@@ -21,7 +22,12 @@ class ComputeApi:
 
     def __init__(self, ops: ImageOps, *, wait_limit: float = WAIT_LIMIT) -> None:
         self._dispatcher = Dispatcher(
-            [*ImageCalls(ops).routes(), *OperationCalls(ops, wait_limit).routes(), *Neighbours().routes()]
+            [
+                *ImageCalls(ops).routes(),
+                *MachineImageCalls(ops).routes(),
+                *OperationCalls(ops, wait_limit).routes(),
+                *Neighbours().routes(),
+            ]
         )
 
     def routes(self) -> list[web.RouteDef]:

@@ -1,5 +1,7 @@
 """The verbs of `images`."""
 
+from functools import partial
+
 from imageopsd.api.calls import Call, Route
 from imageopsd.api.pages import ListQuery
 from imageopsd.engine.imageops import ImageOps
@@ -11,6 +13,7 @@ from imageopsd.model.requests import (
     LabelImage,
     PatchImage,
 )
+from imageopsd.model.resource import IMAGES
 from imageopsd.model.rules import check
 from imageopsd.wire.compute import (
     encode,
@@ -120,20 +123,17 @@ class ImageCalls:
         return encode(await self._ops.newest_in_family(call.project, call.parameters["family"]))
 
     async def list(self, call: Call) -> bytes:
-        query = ListQuery.of("images", call.query)
-        after = query.after if query.newest_first else query.after_name
-        page = await self._ops.images(call.project, query.limit, after, query.newest_first)
-        token = query.token((lambda i: int(i.id)) if query.newest_first else (lambda i: i.name), page)
-        return encode_list("compute#imageList", call.project, "images", page, token)
+        items, token = await ListQuery.of(IMAGES, call.query).page(partial(self._ops.images, call.project))
+        return encode_list("compute#imageList", call.project, IMAGES, items, token)
 
     # ----------------------------------------------------------------------------------------------- IAM
 
     async def get_policy(self, call: Call) -> bytes:
-        return encode(await self._ops.image_policy(call.project, call.parameters["image"]))
+        return encode(await self._ops.policy(IMAGES, call.project, call.parameters["image"]))
 
     async def set_policy(self, call: Call) -> bytes:
         policy = read_policy(call.json())
-        return encode(await self._ops.set_image_policy(call.project, call.parameters["image"], policy))
+        return encode(await self._ops.set_policy(IMAGES, call.project, call.parameters["image"], policy))
 
     async def test_permissions(self, call: Call) -> bytes:
         """All that were asked for: who may call at all may do what its token's scopes say, not what a policy says."""

@@ -2,7 +2,6 @@
 lists are empty; libcloud needs them to answer at all."""
 
 from imageopsd.api.calls import Call, Route
-from imageopsd.api.pages import ListQuery
 from imageopsd.model.errors import NotFound
 from imageopsd.wire.compute import encode_nothing, encode_project
 
@@ -22,7 +21,6 @@ class Neighbours:
 
     async def none(self, call: Call) -> bytes:
         assert call.project
-        ListQuery.of("operations", call.query)
         return encode_nothing(f"compute#{call.path.rpartition('/')[2].removesuffix('s')}List", call.path)
 
     async def missing(self, call: Call) -> bytes:

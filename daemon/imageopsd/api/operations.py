@@ -1,5 +1,7 @@
 """The verbs of operations: the global ones, and the zonal, regional and organization-wide ones that are never any."""
 
+from functools import partial
+
 from imageopsd.api.calls import Call, Route
 from imageopsd.api.pages import ListQuery
 from imageopsd.engine.imageops import ImageOps
@@ -52,15 +54,12 @@ class OperationCalls:
         return encode_nothing()
 
     async def list(self, call: Call) -> bytes:
-        query = ListQuery.of("operations", call.query)
-        page = await self._ops.operations(call.scope, query.limit, query.after, query.newest_first)
-        token = query.token(lambda operation: int(operation.id), page)
-        return encode_list("compute#operationList", call.parameters["project"], "operations", page, token)
+        items, token = await ListQuery.of("operations", call.query).page(partial(self._ops.operations, call.scope))
+        return encode_list("compute#operationList", call.parameters["project"], "operations", items, token)
 
     async def aggregated_list(self, call: Call) -> bytes:
-        query = ListQuery.of("operations", call.query)
-        page = await self._ops.operations(call.project, query.limit, query.after, query.newest_first)
-        return encode_aggregated(call.project, page, query.token(lambda operation: int(operation.id), page))
+        items, token = await ListQuery.of("operations", call.query).page(partial(self._ops.operations, call.project))
+        return encode_aggregated(call.project, items, token)
 
     async def list_elsewhere(self, call: Call) -> bytes:
         ListQuery.of("operations", call.query)

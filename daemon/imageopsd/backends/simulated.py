@@ -17,6 +17,7 @@ import msgspec
 from imageopsd.model.durations import Seconds
 from imageopsd.model.errors import BackendFailure, PermanentFailure, QuotaExceeded, TemporaryFailure
 from imageopsd.model.image import ImageFacts
+from imageopsd.model.machine_image import MachineImageFacts, MachineImageTask
 from imageopsd.model.operation import (
     ErrorDetail,
     ErrorInfo,
@@ -26,12 +27,12 @@ from imageopsd.model.operation import (
     OperationWarning,
     QuotaInfo,
 )
-from imageopsd.ports import InsertTask, PatchTask, Reporter
+from imageopsd.ports import DeleteTask, InsertTask, PatchTask, Reporter
 
 TICKS = 20
 """How often an image without a script tells of its progress."""
 
-Verb = Literal["insert", "patch"]
+Verb = Literal["insert", "patch", "delete", "insert-machine-image", "delete-machine-image"]
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -67,7 +68,8 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class Script(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What happens to images whose name matches `image` (`*` and `?` as in a shell)."""
+    """What happens to images whose name matches `image` (`*` and `?` as in a shell); with a verb for machine images,
+    to those."""
 
     image: str
     steps: tuple[Step, ...]
@@ -96,7 +98,8 @@ class SimulatedBackend:
 
     def __init__(self, options: _Options, data_dir: Path) -> None:
         self._options = options
-        self._made: dict[str, ImageFacts] = {}
+        self._images: dict[str, ImageFacts] = {}
+        self._machine_images: dict[str, MachineImageFacts] = {}
         self.effects: list[tuple[str, Verb]] = []
 
     async def __aenter__(self) -> Self:
@@ -108,28 +111,53 @@ class SimulatedBackend:
         pass
 
     async def insert_image(self, task: InsertTask, report: Reporter) -> ImageFacts:
-        made = self._made.get(task.operation_id)
+        made = self._images.get(task.operation_id)
         if made is None:
-            steps = self._script("insert", task.image.name)
-            if steps is None:
-                await self._pass_time(report)
-            else:
-                await _play(steps, task.checkpoint, report)
+            await self._take_time("insert", task.image.name, task.checkpoint, report)
             made = ImageFacts(disk_size_gb=int(task.image.disk_size_gb or 1), archive_size_bytes=0, stored_bytes=0)
-            self._made[task.operation_id] = made
-            self.effects.append((task.operation_id, "insert"))
+            self._images[task.operation_id] = made
+            self._note(task.operation_id, "insert")
         return made
 
     async def patch_image(self, task: PatchTask, report: Reporter) -> None:
         await _play(self._script("patch", task.after.name) or (), None, report)
-        if (task.operation_id, "patch") not in self.effects:
-            self.effects.append((task.operation_id, "patch"))
+        self._note(task.operation_id, "patch")
+
+    async def delete_image(self, task: DeleteTask, report: Reporter) -> None:
+        await _play(self._script("delete", task.name) or (), None, report)
+        self._note(task.operation_id, "delete")
+
+    async def insert_machine_image(self, task: MachineImageTask, report: Reporter) -> MachineImageFacts:
+        made = self._machine_images.get(task.operation_id)
+        if made is None:
+            await self._take_time("insert-machine-image", task.machine_image.name, None, report)
+            made = MachineImageFacts(total_storage_bytes=0, properties={"machineType": "simulated"}, stored_bytes=0)
+            self._machine_images[task.operation_id] = made
+            self._note(task.operation_id, "insert-machine-image")
+        return made
+
+    async def delete_machine_image(self, task: DeleteTask, report: Reporter) -> None:
+        await _play(self._script("delete-machine-image", task.name) or (), None, report)
+        self._note(task.operation_id, "delete-machine-image")
+
+    def _note(self, operation_id: str, verb: Verb) -> None:
+        """An effect happens once."""
+        if (operation_id, verb) not in self.effects:
+            self.effects.append((operation_id, verb))
 
     def _script(self, verb: Verb, name: str | None) -> tuple[Step, ...] | None:
         for script in self._options.scripts:
             if script.verb == verb and fnmatchcase(name or "", script.image):
                 return script.steps
         return None
+
+    async def _take_time(self, verb: Verb, name: str | None, checkpoint: bytes | None, report: Reporter) -> None:
+        """What the script says, or the duration."""
+        steps = self._script(verb, name)
+        if steps is None:
+            await self._pass_time(report)
+        else:
+            await _play(steps, checkpoint, report)
 
     async def _pass_time(self, report: Reporter) -> None:
         if self._options.duration:

@@ -59,6 +59,10 @@ class Worker(Section, frozen=True):
             raise ValueError(f"lease: Expected at least 1s, got {self.lease}")
 
 
+class Records(Section, frozen=True):
+    request_id_window: Seconds = Seconds(14 * 86_400)
+
+
 class Log(Section, frozen=True):
     format: Literal["auto", "json", "console"] = "auto"
     level: Literal["debug", "info", "warning", "error"] = "info"
@@ -71,5 +75,6 @@ class Settings(Section, frozen=True):
     queue: str = "sqlite"
     server: Server = Server()
     worker: Worker = Worker()
+    records: Records = Records()
     log: Log = Log()
     backends: dict[str, msgspec.Struct] = {}

@@ -5,8 +5,20 @@ from http import HTTPStatus
 from imageopsd.engine.imageops import Clock
 from imageopsd.model.errors import ConditionNotMet, NotFound, PermanentFailure, RequestError, TemporaryFailure
 from imageopsd.model.image import Image, ImageStatus, deprecated, labelled, patched, published
+from imageopsd.model.machine_image import MachineImage, MachineImageTask, asked
+from imageopsd.model.machine_image import published as machine_image_published
 from imageopsd.model.names import image_path
-from imageopsd.model.requests import DeleteImage, DeprecateImage, InsertImage, LabelImage, PatchImage
+from imageopsd.model.requests import (
+    DeleteImage,
+    DeleteMachineImage,
+    DeprecateImage,
+    InsertImage,
+    InsertMachineImage,
+    LabelImage,
+    LabelMachineImage,
+    PatchImage,
+)
+from imageopsd.model.resource import Resource, resource_path
 from imageopsd.ports import (
     Backend,
     CatalogueChange,
@@ -30,26 +42,41 @@ class Effects:
         self._clock = clock
 
     async def carry_out(self, claim: Claim, report: Reporter) -> CatalogueChange:
-        """Has the claimed operation's effect made. Nobody else works on its image meanwhile: that is its lane."""
-        image = claim.image
-        if image is None:  # an operation before this one in the lane has removed it
-            raise _refused(NotFound(image_path(claim.project, claim.request.target)))
-        match claim.request:
-            case InsertImage():
+        """Has the claimed operation's effect made. Nobody else works on its target meanwhile: that is its lane."""
+        request, target = claim.request, claim.target
+        match request, target:
+            case InsertImage(), Image() as image:
                 return await self._insert(claim, image, report)
-            case PatchImage(patch=patch):
+            case PatchImage(patch=patch), Image() as image:
                 return await self._change(claim, image, patched(image, patch, self._clock()), report)
-            case DeprecateImage(deprecation=deprecation):
+            case DeprecateImage(deprecation=deprecation), Image() as image:
                 return await self._change(claim, image, deprecated(image, deprecation, self._clock()), report)
-            case LabelImage(labels=labels, label_fingerprint=fingerprint):
-                if fingerprint != image.label_fingerprint:  # changed since admission
-                    raise _refused(ConditionNotMet())
+            case LabelImage(labels=labels, label_fingerprint=seen), Image() as image:
+                _check_seen(seen, image)
                 return await self._change(claim, image, labelled(image, labels), report)
-            case DeleteImage():
-                number = int(image.id or 0)
-                task = DeleteTask(claim.operation.id, claim.project, number, str(image.name))
+            case DeleteImage(), Image() as image:
+                task = DeleteTask(claim.operation.id, claim.project, int(image.id or 0), str(image.name))
                 await self._backend.delete_image(task, report)
-                return Forget(number)
+                return Forget(task.id)
+            case InsertMachineImage(machine_image=wanted), MachineImage() as machine_image:
+                return await self._insert_machine_image(claim, asked(machine_image, wanted), machine_image, report)
+            case LabelMachineImage(labels=labels, label_fingerprint=seen), MachineImage() as machine_image:
+                _check_seen(seen, machine_image)
+                return Publish(labelled(machine_image, labels))
+            case DeleteMachineImage(), MachineImage() as machine_image:
+                task = DeleteTask(
+                    claim.operation.id, claim.project, int(machine_image.id or 0), str(machine_image.name)
+                )
+                await self._backend.delete_machine_image(task, report)
+                return Forget(task.id)
+        # an operation before this one in the lane has removed it
+        raise _refused(NotFound(resource_path(request.collection, claim.project, request.target)))
+
+    async def _insert_machine_image(
+        self, claim: Claim, wanted: MachineImage, reserved: MachineImage, report: Reporter
+    ) -> CatalogueChange:
+        task = MachineImageTask(claim.operation.id, claim.project, wanted)
+        return Publish(machine_image_published(reserved, await self._backend.insert_machine_image(task, report)))
 
     async def _insert(self, claim: Claim, image: Image, report: Reporter) -> CatalogueChange:
         task = InsertTask(
@@ -82,6 +109,12 @@ class Effects:
                 HTTPStatus.BAD_REQUEST,
             )
         return source
+
+
+def _check_seen(fingerprint: str, resource: Resource) -> None:
+    """The labels may have changed since admission, by an operation before this one in the lane."""
+    if fingerprint != resource.label_fingerprint:
+        raise _refused(ConditionNotMet())
 
 
 def _refused(error: RequestError) -> PermanentFailure:

@@ -1,7 +1,7 @@
 """The verbs, the same for every door: make operations out of requests, read what became of them."""
 
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import anyio
 from msgspec.structs import replace
@@ -9,32 +9,43 @@ from msgspec.structs import replace
 from imageopsd.engine.bus import EventBus
 from imageopsd.model.errors import ConditionNotMet, InvalidRequest, RequestError, Unavailable
 from imageopsd.model.events import Accepted, Change, Failed
-from imageopsd.model.image import DeprecationState, Image, ImageStatus, reserved
+from imageopsd.model.image import DeprecationState, Image, ImageStatus, labelled, reserved
 from imageopsd.model.lifecycle import apply
+from imageopsd.model.machine_image import MachineImage
+from imageopsd.model.machine_image import reserved as reserved_machine_image
 from imageopsd.model.names import (
     IdSource,
-    image_link,
-    image_path,
     operation_link,
     operation_name,
     parse_image_reference,
 )
 from imageopsd.model.operation import ErrorEntry, Operation, OperationWarning, Status
 from imageopsd.model.policy import Policy, replaced
-from imageopsd.model.requests import AnyRequest, InsertImage, LabelImage
+from imageopsd.model.requests import (
+    AnyRequest,
+    InsertImage,
+    InsertMachineImage,
+    LabelImage,
+    LabelMachineImage,
+)
+from imageopsd.model.resource import IMAGES, Resource, resource_link, resource_path
 from imageopsd.ports import Page, Store
 
 Clock = Callable[[], datetime]
 
 
 class ImageOps:
-    """Every method raises a RequestError for what the caller did wrong. Requests come checked (`rules.check`)."""
+    """Every method raises a RequestError for what the caller did wrong. Requests come checked (`rules.check`).
+    `request_id_window` is for how many seconds a request id leads to its operation."""
 
-    def __init__(self, store: Store, bus: EventBus, ids: IdSource, clock: Clock) -> None:
+    def __init__(
+        self, store: Store, bus: EventBus, ids: IdSource, clock: Clock, *, request_id_window: float = 14 * 86400
+    ) -> None:
         self._store = store
         self._bus = bus
         self._ids = ids
         self._clock = clock
+        self._request_id_window = timedelta(seconds=request_id_window)
         self.draining = False
 
     async def submit(self, request: AnyRequest, *, user: str, version: str = "v1") -> Operation:
@@ -51,35 +62,46 @@ class ImageOps:
 
     async def _accept(self, request: AnyRequest, user: str, version: str) -> Operation:
         now = self._clock()
-        if isinstance(request, InsertImage):
-            image, warnings = await self._reserved(request, now)
-            return await self._record(request, image, user, version, now, warnings=warnings, reserve=image)
-        image = await self._store.image(request.project, request.target)
-        if isinstance(request, LabelImage) and request.label_fingerprint != image.label_fingerprint:
+        match request:
+            case InsertImage():
+                image, warnings = await self._reserved(request, now)
+                return await self._record(request, image, user, version, now, warnings=warnings, reserve=image)
+            case InsertMachineImage(machine_image=wanted):
+                number = self._ids.next(now)
+                made = labelled(reserved_machine_image(wanted, request.project, number, now), wanted.labels or {})
+                return await self._record(request, made, user, version, now, reserve=made)
+        find = self._store.image if request.collection == IMAGES else self._store.machine_image
+        target: Resource = await find(request.project, request.target)
+        if (
+            isinstance(request, LabelImage | LabelMachineImage)
+            and request.label_fingerprint != target.label_fingerprint
+        ):
             raise ConditionNotMet
         warnings = [_ignored(name) for name in request.ignored]
-        return await self._record(request, image, user, version, now, warnings=warnings)
+        return await self._record(request, target, user, version, now, warnings=warnings)
 
     async def refuse(self, request: AnyRequest, error: RequestError, *, user: str) -> Operation:
         """Records an operation that ends at once with the error a REST caller would have been answered with: a job
         has nobody to answer, so its record must tell."""
         entry = ErrorEntry(code=error.code, message=error.message)
         failed = Failed(errors=(entry,), http_status=error.http_status)
-        return await self._record(request, Image(name=request.target), user, "v1", self._clock(), failed=failed)
+        nothing = Image(name=request.target)
+        return await self._record(request, nothing, user, "v1", self._clock(), failed=failed)
 
     async def _record(
         self,
         request: AnyRequest,
-        image: Image,
+        target: Resource,
         user: str,
         version: str,
         now: datetime,
         *,
         warnings: Sequence[OperationWarning] = (),
-        reserve: Image | None = None,
+        reserve: Resource | None = None,
         failed: Failed | None = None,
     ) -> Operation:
-        project, name, number = request.project, str(image.name), self._ids.next(now)
+        collection, project, name = request.collection, request.project, str(target.name)
+        number = self._ids.next(now)
         operation = Operation(
             id=str(number),
             name=operation_name(number),
@@ -88,8 +110,8 @@ class ImageOps:
             progress=0,
             insert_time=now,
             user=user,
-            target_link=image_link(project, name, version),
-            target_id=None if image.id is None else str(int(image.id)),
+            target_link=resource_link(collection, project, name, version),
+            target_id=None if target.id is None else str(int(target.id)),
             self_link=operation_link(project, operation_name(number), version),
             client_operation_id=request.request_id,
             warnings=tuple(warnings),
@@ -97,7 +119,12 @@ class ImageOps:
         if failed is not None:
             operation = apply(operation, failed, now)
         accepted = await self._store.accept(
-            operation, project, request, lane=image_path(project, name), reserve=reserve
+            operation,
+            project,
+            request,
+            lane=resource_path(collection, project, name),
+            reserve=reserve,
+            forget_requests_before=now - self._request_id_window,
         )
         if accepted.created:
             self._bus.publish(Change(failed or Accepted(), accepted.operation, project, now))
@@ -142,6 +169,14 @@ class ImageOps:
     async def image(self, project: str, reference: str) -> Image:
         return await self._store.image(project, reference)
 
+    async def machine_image(self, project: str, reference: str) -> MachineImage:
+        return await self._store.machine_image(project, reference)
+
+    async def machine_images(
+        self, project: str, limit: int, after: str | int | None, newest_first: bool
+    ) -> Page[MachineImage]:
+        return await self._store.machine_images(project, limit, after, newest_first)
+
     async def newest_in_family(self, project: str, family: str) -> Image:
         return await self._store.newest_in_family(project, family)
 
@@ -153,11 +188,11 @@ class ImageOps:
     async def delete_operation(self, project: str, reference: str) -> None:
         await self._store.delete_operation(project, reference)
 
-    async def image_policy(self, project: str, reference: str) -> Policy:
-        return await self._store.image_policy(project, reference)
+    async def policy(self, collection: str, project: str, reference: str) -> Policy:
+        return await self._store.policy(collection, project, reference)
 
-    async def set_image_policy(self, project: str, reference: str, wanted: Policy) -> Policy:
-        return await self._store.set_image_policy(project, reference, lambda now: replaced(now, wanted))
+    async def set_policy(self, collection: str, project: str, reference: str, wanted: Policy) -> Policy:
+        return await self._store.set_policy(collection, project, reference, lambda now: replaced(now, wanted))
 
 
 def _deprecated(source: Image) -> OperationWarning:

@@ -39,7 +39,7 @@ from imageopsd.model.events import (
     Succeeded,
 )
 from imageopsd.model.lifecycle import apply
-from imageopsd.model.requests import InsertImage
+from imageopsd.model.requests import InsertImage, InsertMachineImage
 from imageopsd.model.retry import RetryPolicy
 from imageopsd.ports import Backend, CatalogueChange, Claim, Forget, Store
 
@@ -254,8 +254,12 @@ class Worker:
             heapq.heappush(self._deferred, until)
             self.look()
             return
-        image_id = claim.operation.target_id
-        change = Forget(int(image_id)) if isinstance(claim.request, InsertImage) and image_id else None
+        target_id = claim.operation.target_id
+        change = (
+            Forget(int(target_id))
+            if isinstance(claim.request, InsertImage | InsertMachineImage) and target_id
+            else None
+        )
         await self._write(run, Failed((failure.entry,), failure.http_status), self._store.finish, change)
 
     async def _write(self, run: Run, event: Event, method: Callable[..., Awaitable[None]], *arguments: object) -> None:

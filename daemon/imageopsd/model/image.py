@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
 from hashlib import sha256
-from typing import Any
+from typing import Any, TypeVar
 
 from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
@@ -202,9 +202,12 @@ def label_fingerprint(labels: Mapping[str, str]) -> str:
     return base64.b64encode(sha256(text.encode()).digest()[:8]).decode()
 
 
-def labelled(image: Image, labels: Mapping[str, str]) -> Image:
-    """The image with these labels and no others."""
-    return replace(image, labels=dict(labels) or None, label_fingerprint=label_fingerprint(labels))
+Labelled = TypeVar("Labelled", bound=Part)
+
+
+def labelled(resource: Labelled, labels: Mapping[str, str]) -> Labelled:
+    """The image or machine image with these labels and no others."""
+    return replace(resource, labels=dict(labels) or None, label_fingerprint=label_fingerprint(labels))
 
 
 def deprecated(image: Image, deprecation: DeprecationStatus, now: datetime) -> Image:

@@ -6,9 +6,9 @@ from typing import ClassVar
 import msgspec
 
 from imageopsd.model.image import DeprecationStatus, Image, ImagePatch, encode_int64
+from imageopsd.model.machine_image import MachineImage
 from imageopsd.model.operation import Record
-
-IMAGES = "images"
+from imageopsd.model.resource import IMAGES, MACHINE_IMAGES
 
 
 class Request(Record, frozen=True):
@@ -73,7 +73,7 @@ class DeprecateImage(ChangeImage, frozen=True, kw_only=True, tag_field="method",
 
 
 class LabelImage(ChangeImage, frozen=True, kw_only=True, tag_field="method", tag="images.setLabels"):
-    """Replace all labels of an image, if `fingerprint` is still that of its labels."""
+    """Replace all labels of an image, if `label_fingerprint` is still that of its labels."""
 
     operation_type = "setLabels"
     labels: dict[str, str]
@@ -86,4 +86,52 @@ class DeleteImage(ChangeImage, frozen=True, kw_only=True, tag_field="method", ta
     operation_type = "delete"
 
 
-AnyRequest = InsertImage | PatchImage | DeprecateImage | LabelImage | DeleteImage
+class InsertMachineImage(Request, frozen=True, kw_only=True, tag_field="method", tag="machineImages.insert"):
+    """Make a machine image of an instance: all its disks and its properties, or nothing."""
+
+    operation_type = "insert"
+    collection = MACHINE_IMAGES
+    machine_image: MachineImage
+
+    @property
+    def target(self) -> str:
+        return str(self.machine_image.name)
+
+
+class ChangeMachineImage(Request, frozen=True, kw_only=True):
+    """Base of the requests on a machine image that is there."""
+
+    collection = MACHINE_IMAGES
+    machine_image: str
+
+    @property
+    def target(self) -> str:
+        return self.machine_image
+
+
+class LabelMachineImage(
+    ChangeMachineImage, frozen=True, kw_only=True, tag_field="method", tag="machineImages.setLabels"
+):
+    """Replace all labels of a machine image, if `label_fingerprint` is still that of its labels."""
+
+    operation_type = "setLabels"
+    labels: dict[str, str]
+    label_fingerprint: str
+
+
+class DeleteMachineImage(ChangeMachineImage, frozen=True, kw_only=True, tag_field="method", tag="machineImages.delete"):
+    """Remove a machine image and its bytes."""
+
+    operation_type = "delete"
+
+
+AnyRequest = (
+    InsertImage
+    | PatchImage
+    | DeprecateImage
+    | LabelImage
+    | DeleteImage
+    | InsertMachineImage
+    | LabelMachineImage
+    | DeleteMachineImage
+)

@@ -13,8 +13,8 @@ import msgspec
 
 from imageopsd.model.errors import InvalidRequest
 from imageopsd.model.image import DeprecationState, DeprecationStatus, Image, InitialStateConfig
+from imageopsd.model.machine_image_rules import check_machine_image
 from imageopsd.model.names import (
-    NAME,
     NAME_RULE,
     NUMERIC_ID,
     check_project,
@@ -25,11 +25,15 @@ from imageopsd.model.names import (
 from imageopsd.model.requests import (
     AnyRequest,
     ChangeImage,
+    ChangeMachineImage,
     DeprecateImage,
     InsertImage,
+    InsertMachineImage,
     LabelImage,
+    LabelMachineImage,
     PatchImage,
 )
+from imageopsd.model.values import check_choice, check_description, check_labels, check_locations, check_name
 
 ARCHITECTURES = ("ARCHITECTURE_UNSPECIFIED", "ARM64", "X86_64")
 GUEST_OS_FEATURES = (
@@ -54,14 +58,9 @@ GUEST_OS_FEATURES = (
 )
 FILE_TYPES = ("BIN", "UNDEFINED", "X509")
 SOURCE_SCHEMES = ("http", "https", "gs", "file")
-LABEL_KEY = re.compile(r"[^\W\d_A-Z][\w-]{0,62}")
-LABEL_VALUE = re.compile(r"[\w-]{0,63}")
 _LICENSE = re.compile(
     r"(?:https?://[^/\s]+/compute/[^/\s]+/)?(?:projects/[^/\s]+/)?global/licenses/[a-z0-9][-a-z0-9]{0,62}"
 )
-_LOCATION = re.compile(r"[a-z](?:[-a-z0-9]{0,61}[a-z0-9])?")
-MAX_LABELS = 64
-MAX_DESCRIPTION = 2048
 MAX_DISK_GB = 65_536
 """64 TiB, the largest persistent disk Compute offers."""
 
@@ -69,10 +68,13 @@ MAX_DISK_GB = 65_536
 def check(request: AnyRequest) -> AnyRequest:
     """The request with its request id in canonical form. Raises InvalidRequest for the first rule it breaks."""
     check_project(request.project)
-    if isinstance(request, InsertImage):
-        _check_new_image(request.image, request.project)
-    else:
-        _check_change(request)
+    match request:
+        case InsertImage(image=image):
+            _check_new_image(image, request.project)
+        case InsertMachineImage(machine_image=machine_image):
+            check_machine_image(machine_image, request.project)
+        case _:
+            _check_change(request)
     if request.request_id is None:
         return request
     return msgspec.structs.replace(request, request_id=check_request_id(request.request_id))
@@ -92,10 +94,7 @@ def _check_new_image(image: Image, project: str) -> None:
         if not _LICENSE.fullmatch(license):
             expected = "Expected a license URL such as 'projects/PROJECT/global/licenses/LICENSE'"
             raise InvalidRequest.value(f"resource.licenses[{i}]", license, expected)
-    for i, location in enumerate(image.storage_locations):
-        if not _LOCATION.fullmatch(location):
-            expected = "Expected a region or multi-region such as 'us' or 'europe-west1'"
-            raise InvalidRequest.value(f"resource.storageLocations[{i}]", location, expected)
+    check_locations(image.storage_locations)
     if image.shielded_instance_initial_state is not None:
         _check_initial_state(image.shielded_instance_initial_state)
     for i, feature in enumerate(image.guest_os_features):
@@ -120,34 +119,6 @@ def _check_initial_state(state: InitialStateConfig) -> None:
             raise InvalidRequest(
                 f"{where}.content", f"Invalid value for field '{where}.content'. Expected base64."
             ) from None
-
-
-def check_name(field: str, name: str) -> None:
-    if not NAME.fullmatch(name):
-        raise InvalidRequest.value(field, name, NAME_RULE)
-
-
-def check_description(text: object) -> None:
-    if isinstance(text, str) and len(text) > MAX_DESCRIPTION:
-        raise InvalidRequest.value("resource.description", text, f"Must be at most {MAX_DESCRIPTION} characters long")
-
-
-def check_choice(field: str, value: str | None, choices: tuple[str, ...]) -> None:
-    if value is not None and value not in choices:
-        raise InvalidRequest.value(field, value, f"Must be one of {', '.join(choices)}")
-
-
-def check_labels(labels: dict[str, str]) -> None:
-    field = "resource.labels"
-    if len(labels) > MAX_LABELS:
-        raise InvalidRequest.value(field, f"{len(labels)} labels", f"At most {MAX_LABELS} labels are allowed")
-    for key, value in labels.items():
-        if not LABEL_KEY.fullmatch(key) or key != key.lower():
-            raise InvalidRequest.value(
-                field, key, "Label keys start with a lower-case letter and hold at most 63 of a-z, 0-9, _ and -"
-            )
-        if not LABEL_VALUE.fullmatch(value) or value != value.lower():
-            raise InvalidRequest.value(f"{field}.{key}", value, "Label values hold at most 63 of a-z, 0-9, _ and -")
 
 
 def _check_source(image: Image, project: str) -> None:
@@ -200,9 +171,9 @@ def _keys(image: Image) -> Iterator[str]:
             yield field
 
 
-def _check_change(request: ChangeImage) -> None:
-    if not NUMERIC_ID.fullmatch(request.image):
-        check_name("image", request.image)
+def _check_change(request: ChangeImage | ChangeMachineImage) -> None:
+    if not NUMERIC_ID.fullmatch(request.target):
+        check_name("image" if isinstance(request, ChangeImage) else "machineImage", request.target)
     match request:
         case PatchImage(patch=patch):
             if isinstance(patch.family, str) and patch.family:
@@ -214,7 +185,7 @@ def _check_change(request: ChangeImage) -> None:
             if deprecation.state is None:
                 raise InvalidRequest.missing("resource.state", f"Expected one of {', '.join(DeprecationState)}")
             _check_deprecation("resource", deprecation, request.project)
-        case LabelImage(labels=labels):
+        case LabelImage(labels=labels) | LabelMachineImage(labels=labels):
             check_labels(labels)
 
 

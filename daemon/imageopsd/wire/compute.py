@@ -1,5 +1,6 @@
 """Compute v1 JSON: images, patches and operations as the discovery document shapes them."""
 
+from collections.abc import Sequence
 from hashlib import sha256
 from typing import Any
 
@@ -7,9 +8,10 @@ import msgspec
 
 from imageopsd.model.errors import ConditionNotMet, InvalidRequest, RequestError
 from imageopsd.model.image import DeprecationStatus, Image, ImagePatch, encode_int64
+from imageopsd.model.machine_image import OUTPUT_ONLY as MACHINE_IMAGE_OUTPUT_ONLY
+from imageopsd.model.machine_image import MachineImage
 from imageopsd.model.names import project_link
 from imageopsd.model.operation import Operation
-from imageopsd.ports import Page
 from imageopsd.wire.json_body import convert, without_empties
 
 OUTPUT_ONLY = frozenset(
@@ -63,6 +65,15 @@ def read_patch(body: Any) -> ImagePatch:
     return ImagePatch(**{name: getattr(whole, name) for name in PATCHABLE & body.keys()})
 
 
+def read_machine_image(body: Any, source_instance: str | None = None) -> MachineImage:
+    """The MachineImage of a `machineImages.insert` body; `source_instance` of the query wins over the body's, since the
+    reference page wants it there and gcloud sends it here. Raises InvalidRequest."""
+    if isinstance(body, dict):
+        body = {name: value for name, value in body.items() if name not in MACHINE_IMAGE_OUTPUT_ONLY}
+        body |= {"sourceInstance": source_instance} if source_instance else {}
+    return convert(without_empties(body, "resource"), MachineImage, "resource")
+
+
 def ignored_in_patch(body: Any) -> tuple[str, ...]:
     """The fields of an Image that a patch body carries and `images.patch` leaves as they are."""
     return tuple(sorted(without_empties(body, "resource").keys() - PATCHABLE - OUTPUT_ONLY))
@@ -82,25 +93,33 @@ def encode(record: msgspec.Struct) -> bytes:
     return _encode(record)
 
 
-def encode_list(kind: str, project: str, collection: str, page: Page[Any], next_page_token: str | None) -> bytes:
+def as_json(record: msgspec.Struct) -> dict[str, Any]:
+    """The record as plain JSON values, for a filter to look at."""
+    values: dict[str, Any] = msgspec.to_builtins(record, enc_hook=encode_int64)
+    return values
+
+
+def encode_list(
+    kind: str, project: str, collection: str, items: Sequence[msgspec.Struct], next_page_token: str | None
+) -> bytes:
     """A list answer: `kind` such as `compute#imageList`, `collection` such as `images`. Empty lists have no items."""
     link = f"{project_link(project)}/global/{collection}"
     answer: dict[str, Any] = {
         "kind": kind,
         "id": f"projects/{project}/global/{collection}",
-        "items": page.items,
+        "items": items,
         "nextPageToken": next_page_token,
         "selfLink": link,
     }
     return _encode({name: value for name, value in answer.items() if value})
 
 
-def encode_aggregated(project: str, page: Page[Operation], next_page_token: str | None) -> bytes:
+def encode_aggregated(project: str, items: Sequence[Operation], next_page_token: str | None) -> bytes:
     """An aggregated list: all operations here are global ones."""
     answer: dict[str, Any] = {
         "kind": "compute#operationAggregatedList",
         "id": f"projects/{project}/aggregated/operations",
-        "items": {"global": {"operations": page.items}} if page.items else {},
+        "items": {"global": {"operations": items}} if items else {},
         "nextPageToken": next_page_token,
         "selfLink": f"{project_link(project)}/aggregated/operations",
     }

@@ -11,13 +11,23 @@ from imageopsd.model.names import REQUEST_ID
 from imageopsd.model.requests import (
     AnyRequest,
     DeleteImage,
+    DeleteMachineImage,
     DeprecateImage,
     InsertImage,
+    InsertMachineImage,
     LabelImage,
+    LabelMachineImage,
     PatchImage,
 )
 from imageopsd.model.rules import check
-from imageopsd.wire.compute import ignored_in_patch, read_deprecation, read_image, read_labels, read_patch
+from imageopsd.wire.compute import (
+    ignored_in_patch,
+    read_deprecation,
+    read_image,
+    read_labels,
+    read_machine_image,
+    read_patch,
+)
 from imageopsd.wire.json_body import convert, parse, without_empties
 
 MAX_JOB_BYTES = 1024 * 1024
@@ -33,6 +43,8 @@ class _JobFile(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_field
     request_id: str | None = None
     force_create: bool = False
     image: str | None = None
+    machine_image: str | None = None
+    source_instance: str | None = None
     body: dict[str, Any] | None = None
 
 
@@ -59,8 +71,7 @@ def read_job(data: bytes, job_id: str) -> AnyRequest:
 
 
 def _insert(job: _JobFile, project: str, request_id: str) -> AnyRequest:
-    if job.image is not None:
-        raise InvalidRequest("job.image", "Invalid value for field 'job.image'. images.insert names it in body.name.")
+    _refuse(job, "image", "machineImage", "sourceInstance")
     return InsertImage(
         project=project, request_id=request_id, image=read_image(job.body), force_create=job.force_create
     )
@@ -93,18 +104,55 @@ def _label(job: _JobFile, project: str, request_id: str) -> AnyRequest:
 
 
 def _delete(job: _JobFile, project: str, request_id: str) -> AnyRequest:
-    if job.body:
-        raise InvalidRequest("job.body", "Invalid value for field 'job.body'. images.delete has no body.")
+    _refuse(job, "body")
     return DeleteImage(project=project, request_id=request_id, image=_image(job))
+
+
+def _insert_machine_image(job: _JobFile, project: str, request_id: str) -> AnyRequest:
+    _refuse(job, "image", "machineImage", "forceCreate")
+    wanted = read_machine_image(job.body, job.source_instance)
+    return InsertMachineImage(project=project, request_id=request_id, machine_image=wanted)
+
+
+def _label_machine_image(job: _JobFile, project: str, request_id: str) -> AnyRequest:
+    wanted = read_labels(job.body)
+    return LabelMachineImage(
+        project=project,
+        request_id=request_id,
+        machine_image=_machine_image(job),
+        labels=wanted.labels,
+        label_fingerprint=wanted.label_fingerprint,
+    )
+
+
+def _delete_machine_image(job: _JobFile, project: str, request_id: str) -> AnyRequest:
+    _refuse(job, "body")
+    return DeleteMachineImage(project=project, request_id=request_id, machine_image=_machine_image(job))
 
 
 def _image(job: _JobFile) -> str:
     """The image that a job is about, for all verbs but insert."""
+    _refuse(job, "machineImage", "sourceInstance", "forceCreate")
     if job.image is None:
         raise InvalidRequest.missing("job.image", f"Expected the name or id of the image for {job.method}")
-    if job.force_create:
-        raise InvalidRequest("job.forceCreate", "Invalid value for field 'job.forceCreate'. Only inserts know it.")
     return job.image
+
+
+def _machine_image(job: _JobFile) -> str:
+    _refuse(job, "image", "sourceInstance", "forceCreate")
+    if job.machine_image is None:
+        expected = f"Expected the name or id of the machine image for {job.method}"
+        raise InvalidRequest.missing("job.machineImage", expected)
+    return job.machine_image
+
+
+def _refuse(job: _JobFile, *names: str) -> None:
+    """Raises InvalidRequest if the job has one of these fields, which its method does not know."""
+    given = {field.encode_name for field in msgspec.structs.fields(job) if getattr(job, field.name)}
+    for name in names:
+        if name in given:
+            field = f"job.{name}"
+            raise InvalidRequest(field, f"Invalid value for field '{field}'. {job.method} does not know it.")
 
 
 METHODS: dict[str, Callable[[_JobFile, str, str], AnyRequest]] = {
@@ -113,4 +161,7 @@ METHODS: dict[str, Callable[[_JobFile, str, str], AnyRequest]] = {
     "images.deprecate": _deprecate,
     "images.setLabels": _label,
     "images.delete": _delete,
+    "machineImages.insert": _insert_machine_image,
+    "machineImages.setLabels": _label_machine_image,
+    "machineImages.delete": _delete_machine_image,
 }

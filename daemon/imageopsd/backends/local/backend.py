@@ -1,31 +1,40 @@
-"""The door of the local backend: what an insert and a patch are made of, and what is left if they fail."""
+"""The door of the local backend: what an insert and a patch are made of, and what is left if they fail.
+
+Machine images have a module of their own, `machines`.
+"""
 
 import asyncio
 import errno
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Coroutine, Iterator
+from contextlib import ExitStack, contextmanager
 from http import HTTPStatus
 from pathlib import Path
 from threading import Event
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TypeVar
 
 from imageopsd.backends.local.clone import Cloner
 from imageopsd.backends.local.disk import Disk
 from imageopsd.backends.local.intake import Content, Intake
 from imageopsd.backends.local.layout import DISK, Layout
-from imageopsd.backends.local.manifest import Manifest
+from imageopsd.backends.local.machines import MachineImages
+from imageopsd.backends.local.manifest import ImageManifest
 from imageopsd.backends.local.options import Options as LocalOptions
 from imageopsd.backends.local.pipe import in_thread
 from imageopsd.backends.local.progress import MOVED, Meter
+from imageopsd.backends.local.resources import Resources
 from imageopsd.backends.local.sizes import check_asked_size, disk_size
 from imageopsd.backends.local.sources import open_source
 from imageopsd.backends.local.sources.source import without_secrets
-from imageopsd.model.errors import PermanentFailure, TemporaryFailure
+from imageopsd.model.errors import InvalidRequest, PermanentFailure, TemporaryFailure
 from imageopsd.model.image import GIB, Image, ImageFacts
+from imageopsd.model.machine_image import MachineImageFacts, MachineImageTask
 from imageopsd.model.names import image_path, parse_image_reference
-from imageopsd.ports import InsertTask, PatchTask, Reporter
+from imageopsd.model.references import Reference, parse_disk_reference, parse_snapshot_reference
+from imageopsd.ports import DeleteTask, InsertTask, PatchTask, Reporter
+
+T = TypeVar("T")
 
 
 class LocalBackend:
@@ -37,6 +46,8 @@ class LocalBackend:
         self._options = options
         self._layout = Layout(data_dir)
         self._cloner = Cloner()
+        self._resources = Resources(options)
+        self._machine_images = MachineImages(options, self._layout, self._resources, self._cloner)
 
     async def __aenter__(self) -> Self:
         await in_thread("prepare", self._layout.prepare)
@@ -49,47 +60,46 @@ class LocalBackend:
 
     async def insert_image(self, task: InsertTask, report: Reporter) -> ImageFacts:
         check_asked_size(task.image.disk_size_gb, self._options.max_disk_gb)
+        place = self._place(task.project, task.image)
         with self._storage_failures():
-            made = await in_thread("find", lambda: self._made_before(task))
+            made = await in_thread("find", lambda: self._layout.found(place, task.operation_id, ImageManifest))
             if made is not None:
                 _warn_of_size(made.content_bytes, task.image, report)
                 return made.facts
-            return await self._make_in_time(task, report)
+            return await self._in_time("image", self._make(task, report))
 
     async def patch_image(self, task: PatchTask, report: Reporter) -> None:
         with self._storage_failures():
             await in_thread("patch", lambda: self._patch(task))
 
-    # ------------------------------------------------------------------------------------------- the insert
+    async def delete_image(self, task: DeleteTask, report: Reporter) -> None:
+        await self._remove(self._layout.image(task.project, task.id))
 
-    def _made_before(self, task: InsertTask) -> Manifest | None:
-        """What an earlier try of this operation published before its process died."""
-        place = self._place(task.project, task.image)
-        try:
-            manifest = Manifest.read(place)
-        except FileNotFoundError:
-            return None
-        if manifest.operation != task.operation_id:
-            raise PermanentFailure(
-                "RESOURCE_ALREADY_EXISTS",
-                f"The image id {task.image.id} belongs to an image of another operation.",
-                HTTPStatus.CONFLICT,
-            )
-        self._layout.sync_published(place)
-        return manifest
+    async def insert_machine_image(self, task: MachineImageTask, report: Reporter) -> MachineImageFacts:
+        with self._storage_failures():
+            return await self._in_time("machine image", self._machine_images.insert(task, report))
 
-    async def _make_in_time(self, task: InsertTask, report: Reporter) -> ImageFacts:
+    async def delete_machine_image(self, task: DeleteTask, report: Reporter) -> None:
+        await self._remove(self._layout.machine_image(task.project, task.id))
+
+    async def _remove(self, place: Path) -> None:
+        with self._storage_failures():
+            await in_thread("remove", lambda: self._layout.remove(place))
+
+    async def _in_time(self, what: str, making: Coroutine[Any, Any, T]) -> T:
         limit = self._options.total_timeout
         try:
             async with asyncio.timeout(limit) as deadline:
-                return await self._make(task, report)
+                return await making
         except TimeoutError as error:
             if not deadline.expired():  # a network file system has timeouts of its own
                 raise
             raise TemporaryFailure(
                 "DEADLINE_EXCEEDED",
-                f"The image was not made within the {limit!s} of backends.local.total_timeout.",
+                f"The {what} was not made within the {limit!s} of backends.local.total_timeout.",
             ) from error
+
+    # ------------------------------------------------------------------------------------------- the insert
 
     async def _make(self, task: InsertTask, report: Reporter) -> ImageFacts:
         place = self._place(task.project, task.image)
@@ -123,28 +133,40 @@ class LocalBackend:
                 max_size = self._options.max_disk_gb * GIB
                 return await Intake(source, disk, max_size=max_size, sha1=raw.sha1_checksum).run(report)
         if task.source is not None:
-            return await self._copy(task.source, disk, report)
+            return await self._copy_image(task.source, disk, report)
+        if self._resources.configured:
+            return await self._copy_resource(_source_of(task.image, task.project), disk, report)
         raise PermanentFailure(
             "UNSUPPORTED_OPERATION",
-            "The local backend makes images from archives and from its own images, not from disks or snapshots.",
+            "Images are made from disks and snapshots only where backends.local.resources_dir says where those are.",
             HTTPStatus.BAD_REQUEST,
         )
 
-    async def _copy(self, source: Image, disk: Disk, report: Reporter) -> Content:
+    async def _copy_image(self, source: Image, disk: Disk, report: Reporter) -> Content:
         descriptor, manifest = self._open(source)
         try:
-            meter, stop = Meter("copying", None), Event()
-            with meter.telling(report):
-                await in_thread("copy", lambda: self._cloner.clone(descriptor, disk, meter, stop), stop.set)
+            await self._copy(descriptor, disk, report)
             return Content(os.fstat(descriptor).st_size, manifest.facts.archive_size_bytes, manifest.facts.sha256)
         finally:
             os.close(descriptor)
 
-    def _open(self, source: Image) -> tuple[int, Manifest]:
+    async def _copy_resource(self, reference: Reference, disk: Disk, report: Reporter) -> Content:
+        with ExitStack() as files:
+            source = await in_thread("open", lambda: files.enter_context(self._resources.disk(reference)))
+            await self._copy(source.descriptor, disk, report)
+            source.check_unchanged()
+            return Content(source.size, archive_size=None, sha256=None)
+
+    async def _copy(self, descriptor: int, disk: Disk, report: Reporter) -> None:
+        meter, stop = Meter("copying", None), Event()
+        with meter.telling(report):
+            await in_thread("copy", lambda: self._cloner.clone(descriptor, disk, meter, stop), stop.set)
+
+    def _open(self, source: Image) -> tuple[int, ImageManifest]:
         project, _, _ = parse_image_reference(source.self_link or "", "", "sourceImage")
         place = self._place(project, source)
         try:
-            manifest = Manifest.read(place)
+            manifest = ImageManifest.read(place)
             return os.open(place / DISK, os.O_RDONLY | os.O_CLOEXEC), manifest
         except FileNotFoundError:
             raise _gone(project, source) from None
@@ -154,7 +176,7 @@ class LocalBackend:
     def _patch(self, task: PatchTask) -> None:
         place = self._place(task.project, task.after)
         try:
-            manifest = Manifest.read(place)
+            manifest = ImageManifest.read(place)
         except FileNotFoundError:
             raise _gone(task.project, task.after) from None
         self._layout.rewrite_manifest(task.operation_id, place, manifest.patched(task.after))
@@ -187,10 +209,11 @@ def _warn_of_size(content: int, image: Image, report: Reporter) -> int:
     return size_gb
 
 
-def _manifest(task: InsertTask, content_bytes: int, facts: ImageFacts) -> Manifest:
+def _manifest(task: InsertTask, content_bytes: int, facts: ImageFacts) -> ImageManifest:
     image = task.image
-    source = image.raw_disk.source if image.raw_disk else image.source_image
-    return Manifest(
+    source = image.raw_disk.source if image.raw_disk else None
+    source = source or image.source_image or image.source_disk or image.source_snapshot
+    return ImageManifest(
         operation=task.operation_id,
         project=task.project,
         image_id=str(image.id),
@@ -200,6 +223,16 @@ def _manifest(task: InsertTask, content_bytes: int, facts: ImageFacts) -> Manife
         content_bytes=content_bytes,
         facts=facts,
     ).patched(image)
+
+
+def _source_of(image: Image, project: str) -> Reference:
+    """The disk or snapshot that is the image's source. Raises PermanentFailure."""
+    try:
+        if image.source_snapshot:
+            return parse_snapshot_reference(image.source_snapshot, project, "resource.sourceSnapshot")
+        return parse_disk_reference(image.source_disk or "", project, "resource.sourceDisk")
+    except InvalidRequest as error:  # a rule that admission does not know
+        raise PermanentFailure(error.code, error.message, error.http_status) from None
 
 
 def _gone(project: str, image: Image) -> PermanentFailure:

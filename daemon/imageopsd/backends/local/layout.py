@@ -1,8 +1,9 @@
 """The directories of the local backend, and the order of fsync and rename that makes their content trustworthy.
 
-    images/<project>/<image id>/{disk.raw, manifest.json}     only what is whole
-    staging/<operation id>/                                   what one operation is making; nobody reads it
-    trash/                                                    what is to be deleted
+    images/<project>/<id>/{disk.raw, manifest.json}               only what is whole
+    machine-images/<project>/<id>/{disk-<n>.raw, manifest.json}   the same: all disks of a bundle, or none
+    staging/<operation id>/                                       what one operation is making; nobody reads it
+    trash/<id>/                                                   what is to be deleted
 
 Ids are made by the server and never used again, and a project's name has no slash; what users write never becomes
 a path. All methods block: call them in a thread.
@@ -10,23 +11,29 @@ a path. All methods block: call them in a thread.
 
 import os
 import shutil
+from http import HTTPStatus
 from pathlib import Path
+from typing import TypeVar
 
 from imageopsd.backends.local import manifest
 from imageopsd.backends.local.manifest import Manifest
+from imageopsd.model.errors import PermanentFailure
 
 DISK = "disk.raw"
+
+M = TypeVar("M", bound=Manifest)
 
 
 class Layout:
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._images, self._staging, self._trash = root / "images", root / "staging", root / "trash"
+        self._images, self._machine_images = root / "images", root / "machine-images"
+        self._staging, self._trash = root / "staging", root / "trash"
 
     def prepare(self) -> None:
         """Makes the directories and empties those whose content is nobody's since the last process ended.
-        Raises RuntimeError if they are not on one file system: a rename could not publish an image then."""
-        for directory in (self.root, self._images, self._staging, self._trash):
+        Raises RuntimeError if they are not on one file system: a rename could not publish anything then."""
+        for directory in (self.root, self._images, self._machine_images, self._staging, self._trash):
             directory.mkdir(mode=0o700, parents=directory is self.root, exist_ok=True)
             if directory.stat().st_dev != self.root.stat().st_dev:
                 raise RuntimeError(f"'{directory}' must be on the same file system as '{self.root}'")
@@ -37,6 +44,25 @@ class Layout:
     def image(self, project: str, image_id: int) -> Path:
         return self._images / project / str(image_id)
 
+    def machine_image(self, project: str, machine_image_id: int) -> Path:
+        return self._machine_images / project / str(machine_image_id)
+
+    def found(self, place: Path, operation_id: str, kind: type[M]) -> M | None:
+        """What an earlier try of the operation published as `place` before its process died. Raises PermanentFailure
+        if it is another operation's."""
+        try:
+            content = kind.read(place)
+        except FileNotFoundError:
+            return None
+        if content.operation != operation_id:
+            raise PermanentFailure(
+                "RESOURCE_ALREADY_EXISTS",
+                f"The id {place.name} belongs to what another operation has made.",
+                HTTPStatus.CONFLICT,
+            )
+        self._sync_published(place)
+        return content
+
     def begin(self, operation_id: str) -> Path:
         """A fresh directory for what the operation makes."""
         directory = self._staging / operation_id
@@ -44,39 +70,46 @@ class Layout:
         directory.mkdir(mode=0o700)
         return directory
 
-    def publish(self, staged: Path, content: Manifest, image: Path) -> None:
-        """Makes the directory `staged`, with a disk in it that is safe already, visible as `image`; safe against
+    def publish(self, staged: Path, content: Manifest, place: Path) -> None:
+        """Makes the directory `staged`, with disks in it that are safe already, visible as `place`; safe against
         power loss when it returns."""
         _write_manifest(staged, content)
         _sync_directory(staged)
-        image.parent.mkdir(mode=0o700, exist_ok=True)
-        _sync_directory(self._images)
-        staged.rename(image)
-        self.sync_published(image)
+        place.parent.mkdir(mode=0o700, exist_ok=True)
+        _sync_directory(place.parent.parent)
+        staged.rename(place)
+        self._sync_published(place)
 
-    def sync_published(self, image: Path) -> None:
-        """Also for an image that a dead process renamed: it may not have come so far."""
-        _sync_directory(image.parent)
-        _sync_directory(self._staging)
-
-    def discard(self, operation_id: str, image: Path) -> None:
-        """Nothing of the operation remains; an image that it published goes in one step for whoever looks."""
+    def discard(self, operation_id: str, place: Path) -> None:
+        """Nothing of the operation remains, also of what it published."""
         _remove(self._staging / operation_id)
-        if image.exists():
-            doomed = self._trash / image.name
-            image.rename(doomed)
-            _sync_directory(image.parent)
-            _remove(doomed)
+        self.remove(place)
 
-    def rewrite_manifest(self, operation_id: str, image: Path, content: Manifest) -> None:
+    def remove(self, place: Path) -> None:
+        """Takes what is at `place` away, in one step for whoever looks and safe against power loss, and then frees
+        its space. Also for what a dead process has begun to remove, or has removed."""
+        doomed = self._trash / place.name
+        if place.exists():
+            place.rename(doomed)
+        if place.parent.exists():
+            _sync_directory(place.parent)
+            _sync_directory(self._trash)
+        _remove(doomed)
+
+    def rewrite_manifest(self, operation_id: str, place: Path, content: Manifest) -> None:
         """Readers see the old manifest or the new one."""
         staged = self.begin(operation_id)
         try:
             _write_manifest(staged, content)
-            (staged / manifest.NAME).replace(image / manifest.NAME)
-            _sync_directory(image)
+            (staged / manifest.NAME).replace(place / manifest.NAME)
+            _sync_directory(place)
         finally:
             _remove(staged)
+
+    def _sync_published(self, place: Path) -> None:
+        """Also for what a dead process renamed: it may not have come so far."""
+        _sync_directory(place.parent)
+        _sync_directory(self._staging)
 
 
 def _write_manifest(directory: Path, content: Manifest) -> None:

@@ -1,4 +1,4 @@
-"""`manifest.json`: what lies beside a disk and says what it is, for people and for recovery."""
+"""`manifest.json`: what lies beside disks and says what they are, for people and for recovery."""
 
 from datetime import datetime
 from pathlib import Path
@@ -7,33 +7,21 @@ from typing import Self
 import msgspec
 
 from imageopsd.model.image import DeprecationStatus, Image, ImageFacts
+from imageopsd.model.machine_image import MachineImageFacts
 from imageopsd.model.operation import Record
 
 NAME = "manifest.json"
 
 
 class Manifest(Record, frozen=True, kw_only=True):
-    """`operation` is the one that made the image: a later try of it knows its own work by this. `source` is without
-    query string and user, which may be secrets. `content_bytes` is the size the disk came with, before it was
-    made a whole number of GB."""
+    """What every manifest says. `operation` is the one that made the thing: a later try of it knows its own work by
+    this."""
 
     operation: str
     project: str
-    image_id: str
     name: str | None = None
     created: datetime | None = None
-    source: str | None = None
-    content_bytes: int
-    facts: ImageFacts
-    family: str | None = None
     description: str | None = None
-    deprecated: DeprecationStatus | None = None
-
-    def patched(self, image: Image) -> Self:
-        """With the three things of `image` that a patch can change."""
-        return msgspec.structs.replace(
-            self, family=image.family, description=image.description, deprecated=image.deprecated
-        )
 
     @classmethod
     def read(cls, directory: Path) -> Self:
@@ -42,3 +30,38 @@ class Manifest(Record, frozen=True, kw_only=True):
 
     def encoded(self) -> bytes:
         return msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"
+
+
+class ImageManifest(Manifest, frozen=True, kw_only=True):
+    """`source` is without query string and user, which may be secrets. `content_bytes` is the size the disk came
+    with, before it was made a whole number of GB."""
+
+    image_id: str
+    source: str | None = None
+    content_bytes: int
+    facts: ImageFacts
+    family: str | None = None
+    deprecated: DeprecationStatus | None = None
+
+    def patched(self, image: Image) -> Self:
+        """With the three things of `image` that a patch can change."""
+        return msgspec.structs.replace(
+            self, family=image.family, description=image.description, deprecated=image.deprecated
+        )
+
+
+class SavedFile(Record, frozen=True):
+    """A disk of a machine image: the file's name, the partial URL of the disk it was copied from, its size."""
+
+    file: str
+    source: str
+    content_bytes: int
+
+
+class MachineImageManifest(Manifest, frozen=True, kw_only=True):
+    """`source` is the instance's partial URL; `disks` are in its order."""
+
+    machine_image_id: str
+    source: str
+    disks: tuple[SavedFile, ...]
+    facts: MachineImageFacts

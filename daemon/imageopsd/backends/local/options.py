@@ -18,6 +18,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     buckets: dict[str, str] = {}
     """Directories that stand for Cloud Storage buckets, by bucket name. Objects of other buckets come over HTTPS."""
 
+    resources_dir: str = ""
+    """Directory of disks, snapshots and instances that images are made from; empty: there are none. Beneath it
+    `projects/P/zones/Z/disks/D.raw`, `projects/P/global/snapshots/S.raw`, `projects/P/zones/Z/instances/I.json`."""
+
     max_disk_gb: int = 2048
     """The largest virtual size of a disk, in units of 2^30 bytes."""
 

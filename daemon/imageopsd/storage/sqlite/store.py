@@ -8,7 +8,7 @@ import fcntl
 import os
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -16,23 +16,29 @@ from typing import Any, Self
 import anyio
 import msgspec
 
-from imageopsd.model.errors import AlreadyExists, LeaseLost, NotFinished, NotFound, RequestIdReused, StoreInUse
-from imageopsd.model.image import Image, ImageStatus, decode_int64, encode_int64
-from imageopsd.model.names import ANY_PROJECT, NUMERIC_ID, REQUEST_ID, image_path, operation_id_of, operation_path
+from imageopsd.model.errors import LeaseLost, NotFinished, NotFound, RequestIdReused, StoreInUse
+from imageopsd.model.image import decode_int64
+from imageopsd.model.names import ANY_PROJECT, REQUEST_ID, operation_path
 from imageopsd.model.operation import Operation, Status
-from imageopsd.model.policy import Policy
 from imageopsd.model.requests import AnyRequest
+from imageopsd.model.resource import Resource
 from imageopsd.ports import Acceptance, CatalogueChange, Claim, Forget, Page, Publish, Totals
+from imageopsd.storage.sqlite.catalogue import (
+    Catalogue,
+    decode_resource,
+    put_resource,
+    replace_resource,
+    row_of,
+    text_of,
+)
 from imageopsd.storage.sqlite.connection import Readers, Transaction, Writer, migrate, milliseconds, time_of
 
-_encode = msgspec.json.Encoder(enc_hook=encode_int64).encode
 _decode_operation = msgspec.json.Decoder(Operation).decode
-_decode_image = msgspec.json.Decoder(Image, dec_hook=decode_int64).decode
-_decode_policy = msgspec.json.Decoder(Policy).decode
+NEVER = datetime.min.replace(tzinfo=UTC)
 _decode_request = msgspec.json.Decoder(AnyRequest, dec_hook=decode_int64).decode
 
 
-class SqliteStore:
+class SqliteStore(Catalogue):
     """One daemon for each data directory, by `flock`: whoever holds the lock knows that earlier ones are dead."""
 
     class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -67,22 +73,36 @@ class SqliteStore:
         request: AnyRequest,
         *,
         lane: str,
-        reserve: Image | None = None,
+        reserve: Resource | None = None,
+        forget_requests_before: datetime | None = None,
     ) -> Acceptance:
         fingerprint = request.fingerprint() if request.request_id else None
 
         def insert(tx: Transaction) -> Acceptance:
             if request.request_id:
                 first = tx.execute(_BY_REQUEST, (project, request.request_id)).fetchone()
-                if first:
+                if first and _decode_operation(first[0]).insert_time < (forget_requests_before or NEVER):
+                    tx.execute(
+                        "UPDATE operations SET request_id = NULL WHERE project = ? AND request_id = ?",
+                        (project, request.request_id),
+                    )
+                elif first:
                     return Acceptance(_same_request(request, *first), created=False)
             if reserve:
-                _put_image(tx, project, reserve)
+                put_resource(tx, project, reserve)
             done = operation.status is Status.DONE
             tx.execute(
                 "INSERT INTO operations (id, project, request_id, fingerprint, done, record, request)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (int(operation.id), project, request.request_id, fingerprint, done, _text(operation), _text(request)),
+                (
+                    int(operation.id),
+                    project,
+                    request.request_id,
+                    fingerprint,
+                    done,
+                    text_of(operation),
+                    text_of(request),
+                ),
             )
             if done:
                 tx.tally["failed" if operation.error else "succeeded"] += 1
@@ -137,9 +157,9 @@ class SqliteStore:
             "SELECT project, record, request FROM operations WHERE id = ?", (operation_id,)
         ).fetchone()
         before = _decode_operation(record)
-        image = tx.execute("SELECT record FROM images WHERE id = ?", (before.target_id,)).fetchone()
+        target = tx.execute("SELECT record FROM resources WHERE id = ?", (before.target_id,)).fetchone()
         operation = begin(before)
-        tx.execute("UPDATE operations SET record = ? WHERE id = ?", (_text(operation), operation_id))
+        tx.execute("UPDATE operations SET record = ? WHERE id = ?", (text_of(operation), operation_id))
         if before.status is Status.PENDING:
             tx.tally["pending"] -= 1
             tx.tally["running"] += 1
@@ -147,7 +167,7 @@ class SqliteStore:
             operation=operation,
             project=project,
             request=_decode_request(request),
-            image=_decode_image(image[0]) if image else None,
+            target=decode_resource(target[0]) if target else None,
             token=token,
             attempt=attempt,
             checkpoint=checkpoint,
@@ -196,17 +216,19 @@ class SqliteStore:
     async def finish(self, claim: Claim, operation: Operation, change: CatalogueChange) -> None:
         def end(tx: Transaction) -> None:
             (lane,) = _hold(tx, "DELETE FROM tasks WHERE operation_id = ? AND token = ? RETURNING lane", (), claim)
-            tx.execute("UPDATE operations SET record = ?, done = 1 WHERE id = ?", (_text(operation), int(operation.id)))
+            tx.execute(
+                "UPDATE operations SET record = ?, done = 1 WHERE id = ?", (text_of(operation), int(operation.id))
+            )
             tx.execute(
                 "UPDATE tasks SET runnable = 1 WHERE operation_id ="
                 " (SELECT operation_id FROM tasks WHERE lane = ? ORDER BY operation_id LIMIT 1)",
                 (lane,),
             )
             match change:
-                case Publish(image):
-                    _replace_image(tx, image)
-                case Forget(image_id):
-                    tx.execute("DELETE FROM images WHERE id = ?", (image_id,))
+                case Publish(resource):
+                    replace_resource(tx, resource)
+                case Forget(number):
+                    tx.execute("DELETE FROM resources WHERE id = ?", (number,))
             tx.tally["running"] -= 1
             tx.tally["failed" if operation.error else "succeeded"] += 1
 
@@ -221,20 +243,6 @@ class SqliteStore:
                 raise NotFinished(operation_path(project, operation.name))
 
         await self._writer.run(delete)
-
-    async def set_image_policy(self, project: str, reference: str, change: Callable[[Policy], Policy]) -> Policy:
-        column, value = self._image_key(reference)
-
-        def write(tx: Transaction) -> Policy:
-            where = f"WHERE project = ? AND {column} = ?"
-            row = tx.execute(f"SELECT policy FROM images {where}", (project, value)).fetchone()
-            if row is None:
-                raise NotFound(image_path(project, reference))
-            policy = change(_policy(row[0]))
-            tx.execute(f"UPDATE images SET policy = ? {where}", (_text(policy), project, value))
-            return policy
-
-        return await self._writer.run(write)
 
     async def renew(self, owner: str, until: datetime) -> int:
         return await self._writer.run(
@@ -268,21 +276,12 @@ class SqliteStore:
 
     async def operation(self, project: str | None, reference: str) -> Operation:
         by_request = REQUEST_ID.fullmatch(reference)
-        column, value = ("request_id", reference.lower()) if by_request else ("id", self._number(reference))
+        column, value = ("request_id", reference.lower()) if by_request else ("id", row_of(reference))
         where, scope = ("AND project = ?", (project,)) if project else ("", ())
         rows = await self._readers.fetch(f"SELECT record FROM operations WHERE {column} = ? {where}", value, *scope)
         if not rows:
             raise NotFound(operation_path(project or ANY_PROJECT, reference))
         return _decode_operation(rows[0][0])
-
-    @staticmethod
-    def _number(reference: str) -> int | None:
-        """The row that an id, or an operation's name, means; `None`, which no row has, for what cannot be one."""
-        number = int(reference) if NUMERIC_ID.fullmatch(reference) else operation_id_of(reference)
-        return number if number is not None and number < 2**63 else None
-
-    def _image_key(self, reference: str) -> tuple[str, str | int | None]:
-        return ("id", self._number(reference)) if NUMERIC_ID.fullmatch(reference) else ("name", reference)
 
     async def operations(
         self, project: str | None, limit: int, after: int | None, newest_first: bool
@@ -297,49 +296,12 @@ class SqliteStore:
         )
         return Page([_decode_operation(record) for (record,) in rows[:limit]], more=len(rows) > limit)
 
-    async def image(self, project: str, reference: str) -> Image:
-        column, value = self._image_key(reference)
-        rows = await self._readers.fetch(
-            f"SELECT record FROM images WHERE project = ? AND {column} = ?", project, value
-        )
-        if not rows:
-            raise NotFound(image_path(project, reference))
-        return _decode_image(rows[0][0])
-
-    async def image_policy(self, project: str, reference: str) -> Policy:
-        column, value = self._image_key(reference)
-        rows = await self._readers.fetch(
-            f"SELECT policy FROM images WHERE project = ? AND {column} = ?", project, value
-        )
-        if not rows:
-            raise NotFound(image_path(project, reference))
-        return _policy(rows[0][0])
-
-    async def newest_in_family(self, project: str, family: str) -> Image:
-        rows = await self._readers.fetch(
-            "SELECT record FROM images WHERE project = ? AND family = ? ORDER BY id DESC LIMIT 1", project, family
-        )
-        if not rows:
-            raise NotFound(image_path(project, f"family/{family}"))
-        return _decode_image(rows[0][0])
-
-    async def images(self, project: str, limit: int, after: str | int | None, newest_first: bool) -> Page[Image]:
-        column, direction, beyond, first = ("id", "DESC", "<", 2**63 - 1) if newest_first else ("name", "ASC", ">", "")
-        rows = await self._readers.fetch(
-            f"SELECT record FROM images WHERE project = ? AND {column} {beyond} ?"
-            f" ORDER BY {column} {direction} LIMIT ?",
-            project,
-            first if after is None else after,
-            limit + 1,
-        )
-        return Page([_decode_image(record) for (record,) in rows[:limit]], more=len(rows) > limit)
-
     async def totals(self) -> Totals:
         return Totals(**dict(await self._readers.fetch("SELECT name, value FROM totals")))
 
     async def newest_id(self) -> int:
         ((newest,),) = await self._readers.fetch(
-            "SELECT max(coalesce((SELECT max(id) FROM operations), 0), coalesce((SELECT max(id) FROM images), 0))"
+            "SELECT max(coalesce((SELECT max(id) FROM operations), 0), coalesce((SELECT max(id) FROM resources), 0))"
         )
         return int(newest)
 
@@ -371,14 +333,6 @@ def _lock(path: Path) -> int:
     return descriptor
 
 
-def _policy(text: str | None) -> Policy:
-    return (_decode_policy(text) if text else Policy()).stamped()
-
-
-def _text(record: msgspec.Struct) -> str:
-    return _encode(record).decode()
-
-
 def _hold(tx: Transaction, statement: str, values: tuple[object, ...], claim: Claim) -> Any:
     """Runs a statement that ends in `operation_id = ? AND token = ?`. Raises LeaseLost if it met no row."""
     cursor = tx.execute(statement, (*values, int(claim.operation.id), claim.token))
@@ -389,7 +343,7 @@ def _hold(tx: Transaction, statement: str, values: tuple[object, ...], claim: Cl
 
 
 def _write_record(tx: Transaction, operation: Operation) -> None:
-    tx.execute("UPDATE operations SET record = ? WHERE id = ?", (_text(operation), int(operation.id)))
+    tx.execute("UPDATE operations SET record = ? WHERE id = ?", (text_of(operation), int(operation.id)))
 
 
 def _free(tx: Transaction, which: str, *values: object) -> int:
@@ -399,25 +353,3 @@ def _free(tx: Transaction, which: str, *values: object) -> int:
         f" WHERE {which}",
         values,
     ).rowcount
-
-
-def _family(image: Image) -> str | None:
-    """The family an image can be found by; a deprecated or unfinished one cannot."""
-    findable = image.status is ImageStatus.READY and image.deprecated is None
-    return image.family if findable else None
-
-
-def _put_image(tx: Transaction, project: str, image: Image) -> None:
-    if tx.execute("SELECT 1 FROM images WHERE project = ? AND name = ?", (project, image.name)).fetchone():
-        raise AlreadyExists(image_path(project, str(image.name)))
-    tx.execute(
-        "INSERT INTO images (id, project, name, family, record) VALUES (?, ?, ?, ?, ?)",
-        (image.id, project, image.name, _family(image), _text(image)),
-    )
-
-
-def _replace_image(tx: Transaction, image: Image) -> None:
-    tx.execute(
-        "UPDATE images SET family = ?, record = ? WHERE id = ?",
-        (_family(image), _text(image), image.id),
-    )

@@ -32,19 +32,20 @@ CREATE INDEX tasks_claimed ON tasks (owner, lease_until) WHERE token IS NOT NULL
 CREATE UNIQUE INDEX tasks_head ON tasks (lane) WHERE runnable = 1;
 CREATE INDEX tasks_by_lane ON tasks (lane, operation_id);
 
--- The catalogue. `record` is the Compute JSON of the image.
-CREATE TABLE images (
-    id      INTEGER PRIMARY KEY,
-    project TEXT NOT NULL,
-    name    TEXT NOT NULL,
-    family  TEXT,                        -- only while READY and not deprecated: what a family resolves to
-    record  TEXT NOT NULL,
-    policy  TEXT,                        -- the IAM policy, once one was set
-    UNIQUE (project, name)
+-- The catalogue: images and machine images. `record` is the Compute JSON of the resource.
+CREATE TABLE resources (
+    id         INTEGER PRIMARY KEY,
+    collection TEXT NOT NULL,            -- 'images' or 'machineImages'
+    project    TEXT NOT NULL,
+    name       TEXT NOT NULL,
+    family     TEXT,                     -- only while READY and not deprecated: what a family resolves to
+    record     TEXT NOT NULL,
+    policy     TEXT,                     -- the IAM policy, once one was set
+    UNIQUE (project, collection, name)
 ) STRICT;
 
-CREATE INDEX images_by_family ON images (project, family, id) WHERE family IS NOT NULL;
-CREATE INDEX images_by_age ON images (project, id);
+CREATE INDEX resources_by_family ON resources (project, family, id) WHERE family IS NOT NULL;
+CREATE INDEX resources_by_age ON resources (project, collection, id);
 
 -- Kept in the commit they count, so that nobody counts rows.
 CREATE TABLE totals (

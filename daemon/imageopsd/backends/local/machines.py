@@ -1,0 +1,205 @@
+"""Machine images: the disks of an instance, and what the instance is like, in one directory that appears at once."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from http import HTTPStatus
+from pathlib import Path
+from threading import Event
+
+import msgspec
+
+from imageopsd.backends.local.clone import Cloner
+from imageopsd.backends.local.disk import Disk
+from imageopsd.backends.local.instances import AttachedDisk, Instance
+from imageopsd.backends.local.layout import Layout
+from imageopsd.backends.local.manifest import MachineImageManifest, SavedFile
+from imageopsd.backends.local.options import Options
+from imageopsd.backends.local.pipe import in_thread
+from imageopsd.backends.local.progress import MOVED, Meter
+from imageopsd.backends.local.resources import Resources, SourceDisk
+from imageopsd.backends.local.saved import disk_of, properties, saved_attached_disk, saved_disk, stored
+from imageopsd.model.errors import PermanentFailure
+from imageopsd.model.machine_image import MachineImage, MachineImageFacts, MachineImageParams, MachineImageTask
+from imageopsd.model.operation import OperationWarning
+from imageopsd.model.references import Reference, parse_instance_reference
+from imageopsd.ports import Reporter
+
+
+class _Copy(msgspec.Struct, frozen=True):
+    """One disk on its way into the bundle; `index` is its place in the instance."""
+
+    index: int
+    attached: AttachedDisk
+    source: SourceDisk
+    disk: Disk
+    meter: Meter
+
+    @property
+    def file(self) -> str:
+        return _file_name(self.index)
+
+
+class _BundleMeter(Meter):
+    """The progress of all copies together, whose meters it makes one for each."""
+
+    def __init__(self) -> None:
+        super().__init__("copying", None)
+        self._parts: list[Meter] = []
+
+    def part(self, size: int) -> Meter:
+        self.size = (self.size or 0) + size
+        self._parts.append(Meter("copying", None))
+        return self._parts[-1]
+
+    def tell(self, report: Reporter) -> None:
+        self.made = sum(part.made for part in self._parts)
+        super().tell(report)
+
+
+class MachineImages:
+    def __init__(self, options: Options, layout: Layout, resources: Resources, cloner: Cloner) -> None:
+        self._margin = options.free_space_margin
+        self._layout = layout
+        self._resources = resources
+        self._cloner = cloner
+
+    async def insert(self, task: MachineImageTask, report: Reporter) -> MachineImageFacts:
+        """Raises BackendFailure, and OSError from the data directory."""
+        place = self._layout.machine_image(task.project, int(task.machine_image.id or 0))
+        made = await in_thread("find", lambda: self._layout.found(place, task.operation_id, MachineImageManifest))
+        facts = made.facts if made is not None else await self._make(task, place, report)
+        _warn(task.machine_image, facts, report)
+        return facts
+
+    async def _make(self, task: MachineImageTask, place: Path, report: Reporter) -> MachineImageFacts:
+        source = task.machine_image.source_instance or ""
+        reference = parse_instance_reference(source, task.project, "resource.sourceInstance")
+        try:
+            instance = await in_thread("read", lambda: self._resources.instance(reference))
+            disks = _chosen(instance, task.machine_image.params, reference)
+            staged = await in_thread("begin", lambda: self._layout.begin(task.operation_id))
+            with ExitStack() as files:
+                meter = _BundleMeter()
+                copies = await in_thread("open", lambda: self._open(disks, reference, staged, meter, files))
+                stop = Event()
+                with meter.telling(report):
+                    await in_thread("copy", lambda: self._copy(copies, stop), stop.set)
+                report.progress(MOVED, "making it safe on disk")
+                sizes = await in_thread("sync", lambda: [copy.disk.finish(copy.source.size) for copy in copies])
+            report.progress(95, "publishing")
+            manifest = _manifest(task, reference, copies, _facts(instance, disks, copies, sizes))
+            await in_thread("publish", lambda: self._layout.publish(staged, manifest, place))
+        except BaseException:
+            # as with an image: also what was published already
+            await in_thread("discard", lambda: self._layout.discard(task.operation_id, place))
+            raise
+        report.progress(98, "published")
+        return manifest.facts
+
+    def _open(
+        self, disks: dict[int, AttachedDisk], instance: Reference, staged: Path, meter: _BundleMeter, files: ExitStack
+    ) -> list[_Copy]:
+        """All sources before anything is copied: what is missing is told at once, and the copies begin together."""
+        sources = {
+            index: files.enter_context(self._resources.disk(disk_of(attached, index, instance)))
+            for index, attached in disks.items()
+            if attached.type == "PERSISTENT"
+        }
+        return [
+            _Copy(
+                index,
+                disks[index],
+                source,
+                files.enter_context(Disk(staged / _file_name(index), self._margin)),
+                meter.part(source.size),
+            )
+            for index, source in sources.items()
+        ]
+
+    def _copy(self, copies: Sequence[_Copy], stop: Event) -> None:
+        for copy in copies:
+            self._cloner.clone(copy.source.descriptor, copy.disk, copy.meter, stop)
+        # only after the last one: the bundle is of one moment if no disk changed until then
+        for copy in copies:
+            copy.source.check_unchanged()
+
+
+def _chosen(instance: Instance, params: MachineImageParams | None, reference: Reference) -> dict[int, AttachedDisk]:
+    """The disks that the machine image is to have, by their place in the instance. Raises PermanentFailure for a
+    device name that no disk has."""
+    params = params or MachineImageParams()
+    known = {disk.device_name for disk in instance.disks}
+    for name, names in (("includedDisks", params.included_disks), ("excludedDisks", params.excluded_disks)):
+        for unknown in (device for device in names if device not in known):
+            raise PermanentFailure(
+                "INVALID_FIELD_VALUE",
+                f"Invalid value for field 'resource.params.{name}': '{unknown}'. "
+                f"The resource '{reference.path}' has no disk with that device name.",
+                HTTPStatus.BAD_REQUEST,
+            )
+    return {
+        index: disk
+        for index, disk in enumerate(instance.disks)
+        if disk.device_name not in params.excluded_disks
+        and (not params.included_disks or disk.device_name in params.included_disks)
+    }
+
+
+def _facts(
+    instance: Instance, disks: dict[int, AttachedDisk], copies: Sequence[_Copy], sizes: Sequence[int]
+) -> MachineImageFacts:
+    """`sizes` are what the copies take on the device, in bytes."""
+    shown = {index: saved_attached_disk(attached, index) for index, attached in disks.items()}
+    for copy, size in zip(copies, sizes, strict=True):
+        shown[copy.index] |= stored(copy.source.reference, copy.source.size, size)
+    return MachineImageFacts(
+        total_storage_bytes=sum(sizes),
+        properties=properties(instance, shown.values()),
+        saved_disks=tuple(
+            saved_disk(copy.attached, copy.source.reference, size) for copy, size in zip(copies, sizes, strict=True)
+        ),
+        stored_bytes=sum(sizes),
+    )
+
+
+def _manifest(
+    task: MachineImageTask, source: Reference, copies: Sequence[_Copy], facts: MachineImageFacts
+) -> MachineImageManifest:
+    machine_image = task.machine_image
+    return MachineImageManifest(
+        operation=task.operation_id,
+        project=task.project,
+        machine_image_id=str(machine_image.id),
+        name=machine_image.name,
+        created=machine_image.creation_timestamp,
+        description=machine_image.description,
+        source=source.path,
+        disks=tuple(SavedFile(copy.file, copy.source.reference.path, copy.source.size) for copy in copies),
+        facts=facts,
+    )
+
+
+def _warn(machine_image: MachineImage, facts: MachineImageFacts, report: Reporter) -> None:
+    """Tells what was asked for, or could be expected, and was not done."""
+    if machine_image.guest_flush:
+        report.warn(
+            OperationWarning.of(
+                "NOT_CRITICAL_ERROR",
+                "The disks were copied as they are: a local disk has no guest that could be told to flush it.",
+                field="resource.guestFlush",
+            )
+        )
+    for disk in facts.properties["disks"]:
+        if disk["type"] == "SCRATCH":
+            report.warn(
+                OperationWarning.of(
+                    "NOT_CRITICAL_ERROR",
+                    "The content of a scratch disk is not part of a machine image.",
+                    index=disk["index"],
+                    device_name=disk.get("deviceName", ""),
+                )
+            )
+
+
+def _file_name(index: int) -> str:
+    return f"disk-{index}.raw"

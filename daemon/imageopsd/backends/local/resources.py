@@ -1,0 +1,108 @@
+"""Disks, snapshots and instances of this host: files beneath the operator's `resources_dir`, placed as their partial
+URLs say. Read only; nothing here is ours."""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http import HTTPStatus
+from pathlib import Path
+from typing import Self
+
+from imageopsd.backends.local.instances import Instance, invalid_resource, read_instance
+from imageopsd.backends.local.options import Options
+from imageopsd.backends.local.sources.files import _open_beneath
+from imageopsd.backends.local.sources.source import not_allowed, not_readable, unavailable
+from imageopsd.model.errors import PermanentFailure, TemporaryFailure
+from imageopsd.model.image import GIB
+from imageopsd.model.references import Reference
+
+MAX_INSTANCE = 4 * 1024**2
+"""Bytes of an instance's JSON; Compute allows half a MiB of metadata in one."""
+
+
+class SourceDisk:
+    """An open disk or snapshot: its bytes are those behind `descriptor`, `size` of them."""
+
+    def __init__(self, reference: Reference, descriptor: int) -> None:
+        self.reference = reference
+        self.descriptor = descriptor
+        self._found = os.fstat(descriptor)
+        self.size = self._found.st_size
+
+    @classmethod
+    @contextmanager
+    def closing(cls, reference: Reference, descriptor: int) -> Iterator[Self]:
+        try:
+            yield cls(reference, descriptor)
+        finally:
+            os.close(descriptor)
+
+    def check_unchanged(self) -> None:
+        """Raises TemporaryFailure if somebody wrote to it since it was opened: the copy is of no one moment."""
+        now = os.fstat(self.descriptor)
+        if (now.st_size, now.st_mtime_ns) != (self.size, self._found.st_mtime_ns):
+            raise TemporaryFailure(
+                "RESOURCE_NOT_READY",
+                f"The resource '{self.reference.path}' changed while it was copied",
+                HTTPStatus.BAD_REQUEST,
+            )
+
+
+class Resources:
+    """Raises BackendFailure whatever is wrong with a resource. Methods block: call them in a thread."""
+
+    def __init__(self, options: Options) -> None:
+        self._root = Path(options.resources_dir) if options.resources_dir else None
+        self._max_disk_gb = options.max_disk_gb
+
+    @property
+    def configured(self) -> bool:
+        return self._root is not None
+
+    def instance(self, reference: Reference) -> Instance:
+        with os.fdopen(self._open(reference, ".json"), "rb") as file:
+            try:
+                data = file.read(MAX_INSTANCE + 1)
+            except OSError as error:
+                raise unavailable(reference.path, os.strerror(error.errno or errno.EIO)) from error
+        if len(data) > MAX_INSTANCE:
+            raise invalid_resource(reference, f"It has more than {MAX_INSTANCE} bytes.")
+        return read_instance(data, reference)
+
+    @contextmanager
+    def disk(self, reference: Reference) -> Iterator[SourceDisk]:
+        """A disk or snapshot for reading."""
+        with SourceDisk.closing(reference, self._open(reference, ".raw")) as disk:
+            if disk.size == 0:
+                raise invalid_resource(reference, "It is empty.")
+            if disk.size > self._max_disk_gb * GIB:
+                raise invalid_resource(
+                    reference,
+                    f"Its {disk.size} bytes are more than the {self._max_disk_gb} GB that "
+                    "backends.local.max_disk_gb allows.",
+                )
+            yield disk
+
+    def _open(self, reference: Reference, suffix: str) -> int:
+        if self._root is None:
+            raise _not_found(reference, ": backends.local.resources_dir names no directory with instances and disks.")
+        try:
+            return _open_beneath(self._root, reference.path + suffix)
+        except FileNotFoundError:
+            raise _not_found(reference) from None
+        except PermissionError:
+            raise not_readable(reference.path) from None
+        except OSError as error:
+            if error.errno not in (errno.ELOOP, errno.ENOTDIR, errno.EINVAL, errno.ENXIO, errno.ENAMETOOLONG):
+                raise unavailable(reference.path, os.strerror(error.errno or errno.EIO)) from error
+            raise not_allowed(
+                f"The resource '{reference.path}' is not a regular file beneath the directory that "
+                "backends.local.resources_dir names; symbolic links are not followed."
+            ) from None
+
+
+def _not_found(reference: Reference, hint: str = "") -> PermanentFailure:
+    return PermanentFailure(
+        "RESOURCE_NOT_FOUND", f"The resource '{reference.path}' was not found{hint}", HTTPStatus.NOT_FOUND
+    )
