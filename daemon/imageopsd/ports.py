@@ -191,6 +191,9 @@ class Store(Protocol):
     async def save(self, claim: Claim, operation: Operation) -> None:
         """Records how the claimed operation looks now."""
 
+    async def show(self, claim: Claim, resource: Resource) -> None:
+        """Shows the claim's target as it looks while the work goes on."""
+
     async def save_checkpoint(self, claim: Claim, checkpoint: bytes) -> None:
         """Keeps what the next holder of this operation needs to go on instead of starting again."""
 
@@ -264,12 +267,13 @@ class Store(Protocol):
 
 class InsertTask(msgspec.Struct, frozen=True):
     """Make `image` (reserved: its id, name and source are set). `source` is the image it is to be copied from,
-    when that is its source. `checkpoint` is what an earlier try saved."""
+    when that is its source; `force` accepts a source disk that is in use. `checkpoint` is what an earlier try saved."""
 
     operation_id: str
     project: str
     image: Image
     source: Image | None = None
+    force: bool = False
     checkpoint: bytes | None = None
 
 

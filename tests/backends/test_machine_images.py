@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -221,11 +222,34 @@ async def test_bytes_and_holes_of_all_disks_are_kept(backend: LocalBackend, data
     assert facts.total_storage_bytes == sum(path.stat().st_blocks * 512 for path in bundle(data).glob("*.raw"))
 
 
-async def test_progress_is_that_of_all_disks_together(backend: LocalBackend) -> None:
+async def test_progress_is_that_of_all_disks_together(backend: LocalBackend, resources: Path) -> None:
+    for name, size in (("boot", GIB), ("data", 64 * MIB)):
+        archives.disk(resources / ZONE / "disks" / f"{name}.raw", size, [(size - 1, b"x")])
     notes = Notes()
     await backend.insert_machine_image(machine_image_task(), notes)
     copying = [message for message in notes.messages if message and message.startswith("copying")]
     assert all(message.endswith(" of 1.1 GiB written") for message in copying)
+    assert copying[-1] == "copying: 1.1 GiB of 1.1 GiB written"
+
+
+async def test_a_cancelled_copy_is_not_carried_to_its_end(
+    backend: LocalBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy, extents = os.copy_file_range, []
+
+    def slow(*where: int) -> int:
+        extents.append(where)
+        time.sleep(0.05)
+        return copy(*where)
+
+    monkeypatch.setattr(os, "copy_file_range", slow)
+    notes = Notes()
+    work = asyncio.create_task(backend.insert_machine_image(machine_image_task(), notes))
+    await notes.heard.wait()
+    work.cancel()
+    await asyncio.wait([work])
+    assert work.cancelled()
+    assert len(extents) < len(BOOT + DATA)
 
 
 async def test_the_properties_are_the_instances_in_the_shape_of_the_contract(backend: LocalBackend) -> None:

@@ -2,10 +2,12 @@
 
 from http import HTTPStatus
 
+from msgspec.structs import replace
+
 from imageopsd.engine.imageops import Clock
 from imageopsd.model.errors import ConditionNotMet, NotFound, PermanentFailure, RequestError, TemporaryFailure
 from imageopsd.model.image import Image, ImageStatus, deprecated, labelled, patched, published
-from imageopsd.model.machine_image import MachineImage, MachineImageTask, asked
+from imageopsd.model.machine_image import MachineImage, MachineImageStatus, MachineImageTask, asked
 from imageopsd.model.machine_image import published as machine_image_published
 from imageopsd.model.names import image_path
 from imageopsd.model.requests import (
@@ -55,6 +57,7 @@ class Effects:
                 _check_seen(seen, image)
                 return await self._change(claim, image, labelled(image, labels), report)
             case DeleteImage(), Image() as image:
+                await self._store.show(claim, replace(image, status=ImageStatus.DELETING))
                 task = DeleteTask(claim.operation.id, claim.project, int(image.id or 0), str(image.name))
                 await self._backend.delete_image(task, report)
                 return Forget(task.id)
@@ -67,14 +70,28 @@ class Effects:
                 task = DeleteTask(
                     claim.operation.id, claim.project, int(machine_image.id or 0), str(machine_image.name)
                 )
+                await self._store.show(claim, replace(machine_image, status=MachineImageStatus.DELETING))
                 await self._backend.delete_machine_image(task, report)
                 return Forget(task.id)
         # an operation before this one in the lane has removed it
         raise _refused(NotFound(resource_path(request.collection, claim.project, request.target)))
 
+    def after_failure(self, claim: Claim) -> CatalogueChange:
+        """How the catalogue looks when the effect was not made: what was to be made never was, what was to be removed
+        is there as before."""
+        match claim.request, claim.target:
+            case ((InsertImage() | InsertMachineImage()), Image() | MachineImage() as reserved):
+                return Forget(int(reserved.id or 0))
+            case DeleteImage(), Image() as image:
+                return Publish(replace(image, status=ImageStatus.READY))
+            case DeleteMachineImage(), MachineImage() as machine_image:
+                return Publish(replace(machine_image, status=MachineImageStatus.READY))
+        return None
+
     async def _insert_machine_image(
         self, claim: Claim, wanted: MachineImage, reserved: MachineImage, report: Reporter
     ) -> CatalogueChange:
+        await self._store.show(claim, replace(reserved, status=MachineImageStatus.UPLOADING))
         task = MachineImageTask(claim.operation.id, claim.project, wanted)
         return Publish(machine_image_published(reserved, await self._backend.insert_machine_image(task, report)))
 
@@ -84,6 +101,7 @@ class Effects:
             project=claim.project,
             image=image,
             source=await self._source(image),
+            force=isinstance(claim.request, InsertImage) and claim.request.force_create,
             checkpoint=claim.checkpoint,
         )
         return Publish(published(image, await self._backend.insert_image(task, report)))

@@ -39,9 +39,8 @@ from imageopsd.model.events import (
     Succeeded,
 )
 from imageopsd.model.lifecycle import apply
-from imageopsd.model.requests import InsertImage, InsertMachineImage
 from imageopsd.model.retry import RetryPolicy
-from imageopsd.ports import Backend, CatalogueChange, Claim, Forget, Store
+from imageopsd.ports import Backend, CatalogueChange, Claim, Store
 
 FLUSH_INTERVAL = 1.0
 """Seconds between two writes of one operation's progress."""
@@ -254,12 +253,7 @@ class Worker:
             heapq.heappush(self._deferred, until)
             self.look()
             return
-        target_id = claim.operation.target_id
-        change = (
-            Forget(int(target_id))
-            if isinstance(claim.request, InsertImage | InsertMachineImage) and target_id
-            else None
-        )
+        change = self._effects.after_failure(claim)
         await self._write(run, Failed((failure.entry,), failure.http_status), self._store.finish, change)
 
     async def _write(self, run: Run, event: Event, method: Callable[..., Awaitable[None]], *arguments: object) -> None:

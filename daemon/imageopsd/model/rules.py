@@ -22,6 +22,7 @@ from imageopsd.model.names import (
     parse_image_reference,
     public_url,
 )
+from imageopsd.model.references import parse_disk_reference, parse_snapshot_reference
 from imageopsd.model.requests import (
     AnyRequest,
     ChangeImage,
@@ -146,6 +147,10 @@ def _check_source(image: Image, project: str) -> None:
             raise InvalidRequest.value("resource.rawDisk.sha1Checksum", raw.sha1_checksum, "Must be 40 hex digits")
     if image.source_image:
         parse_image_reference(image.source_image, project, "resource.sourceImage")
+    if image.source_disk:
+        parse_disk_reference(image.source_disk, project, "resource.sourceDisk")
+    if image.source_snapshot:
+        parse_snapshot_reference(image.source_snapshot, project, "resource.sourceSnapshot")
 
 
 def _check_url(field: str, url: str) -> None:

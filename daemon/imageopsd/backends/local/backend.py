@@ -135,7 +135,7 @@ class LocalBackend:
         if task.source is not None:
             return await self._copy_image(task.source, disk, report)
         if self._resources.configured:
-            return await self._copy_resource(_source_of(task.image, task.project), disk, report)
+            return await self._copy_resource(_source_of(task.image, task.project), disk, report, task.force)
         raise PermanentFailure(
             "UNSUPPORTED_OPERATION",
             "Images are made from disks and snapshots only where backends.local.resources_dir says where those are.",
@@ -150,11 +150,12 @@ class LocalBackend:
         finally:
             os.close(descriptor)
 
-    async def _copy_resource(self, reference: Reference, disk: Disk, report: Reporter) -> Content:
+    async def _copy_resource(self, reference: Reference, disk: Disk, report: Reporter, force: bool) -> Content:
         with ExitStack() as files:
             source = await in_thread("open", lambda: files.enter_context(self._resources.disk(reference)))
             await self._copy(source.descriptor, disk, report)
-            source.check_unchanged()
+            if not force:
+                source.check_unchanged()
             return Content(source.size, archive_size=None, sha256=None)
 
     async def _copy(self, descriptor: int, disk: Disk, report: Reporter) -> None:

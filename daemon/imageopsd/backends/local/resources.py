@@ -11,7 +11,7 @@ from typing import Self
 
 from imageopsd.backends.local.instances import Instance, invalid_resource, read_instance
 from imageopsd.backends.local.options import Options
-from imageopsd.backends.local.sources.files import _open_beneath
+from imageopsd.backends.local.sources.files import open_beneath
 from imageopsd.backends.local.sources.source import not_allowed, not_readable, unavailable
 from imageopsd.model.errors import PermanentFailure, TemporaryFailure
 from imageopsd.model.image import GIB
@@ -88,7 +88,7 @@ class Resources:
         if self._root is None:
             raise _not_found(reference, ": backends.local.resources_dir names no directory with instances and disks.")
         try:
-            return _open_beneath(self._root, reference.path + suffix)
+            return open_beneath(self._root, reference.path + suffix)
         except FileNotFoundError:
             raise _not_found(reference) from None
         except PermissionError:

@@ -180,6 +180,13 @@ class SqliteStore(Catalogue):
 
         await self._writer.run(update)
 
+    async def show(self, claim: Claim, resource: Resource) -> None:
+        def update(tx: Transaction) -> None:
+            _hold(tx, "UPDATE tasks SET token = token WHERE operation_id = ? AND token = ?", (), claim)
+            replace_resource(tx, resource)
+
+        await self._writer.run(update)
+
     async def save_checkpoint(self, claim: Claim, checkpoint: bytes) -> None:
         await self._writer.run(
             lambda tx: _hold(

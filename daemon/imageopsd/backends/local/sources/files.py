@@ -69,7 +69,7 @@ def open_object(url: str, directory: Path, name: str) -> Iterator[FileSource]:
 @contextmanager
 def _opened(url: str, root: Path, name: str, option: str, kind: str | None = None) -> Iterator[FileSource]:
     try:
-        descriptor = _open_beneath(root, name)
+        descriptor = open_beneath(root, name)
     except FileNotFoundError:
         raise not_found(url, kind=kind) from None
     except PermissionError:
@@ -87,7 +87,7 @@ def _opened(url: str, root: Path, name: str, option: str, kind: str | None = Non
         os.close(descriptor)
 
 
-def _open_beneath(root: Path, name: str) -> int:
+def open_beneath(root: Path, name: str) -> int:
     """A descriptor of a regular file, reached from `root` step by step so that no link, and nobody who swaps a
     directory for one meanwhile, leads elsewhere. Raises OSError; ELOOP, ENOTDIR, ENXIO, EINVAL say that `name`
     is no such file. (`openat2` would do it in one call; Python has no binding for it.)"""
