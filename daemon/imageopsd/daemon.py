@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
@@ -70,15 +71,19 @@ class Daemon:
 
     async def run(self) -> None:
         """Serves until a signal. Raises StartError, StoreError or whatever broke it."""
-        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
             async with anyio.create_task_group() as watching:
                 watching.start_soon(self._heed, signals)
                 await self._serve()
                 watching.cancel_scope.cancel()
 
     async def _heed(self, signals: AsyncIterator[signal.Signals]) -> None:
-        """The first signal drains, the second interrupts what still runs."""
+        """The first signal drains, the second interrupts what still runs. SIGHUP is the terminal's going away, which
+        ends what was started on it and nothing else."""
         async for number in signals:
+            if number is signal.SIGHUP and not sys.stdin.isatty():
+                log.info("signal ignored", signal=number.name)
+                continue
             log.info("signal received", signal=number.name, again=self._stop.is_set())
             if self._stop.is_set() and self._worker is not None:
                 self._worker.interrupt()

@@ -200,8 +200,8 @@ class Store(Protocol):
     async def defer(self, claim: Claim, operation: Operation, until: datetime) -> None:
         """Ends the claim; the operation may be claimed again from `until` on."""
 
-    async def release(self, claim: Claim, operation: Operation) -> None:
-        """Ends the claim as if it had not been made: due at once, the attempt given back."""
+    async def release(self, claim: Claim, operation: Operation, until: datetime | None = None) -> None:
+        """Ends the claim as if it had not been made: due at once or from `until` on, the attempt given back."""
 
     async def finish(self, claim: Claim, operation: Operation, change: CatalogueChange) -> None:
         """Records the end and changes the catalogue, in one transaction; the lane's next becomes due."""

@@ -134,6 +134,21 @@ async def test_a_full_disk_is_waited_out(engine: Engine, queue: SqliteQueue) -> 
     assert len([h for h in engine.happened if isinstance(h, StoreTroubled)]) == 2
 
 
+async def test_a_full_disk_is_waited_out_by_a_bad_job_too(engine: Engine, queue: SqliteQueue) -> None:
+    real, tries = queue.bury, 0
+
+    async def bury(*arguments: Any) -> None:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            raise StoreFull("no space left")
+        await real(*arguments)
+
+    queue.bury = bury  # type: ignore[method-assign]
+    async with taking(engine, queue, b"not json"):
+        assert len(await queue.dead_letters(10)) == 1
+
+
 async def test_a_job_that_breaks_the_reader_is_buried_without_its_details(
     engine: Engine, queue: SqliteQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:

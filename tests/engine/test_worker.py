@@ -6,7 +6,7 @@ import anyio
 import pytest
 from tests.engine.conftest import Engine
 
-from imageopsd.model.errors import NotFound, PermanentFailure, QuotaExceeded, TemporaryFailure
+from imageopsd.model.errors import NotFound, PermanentFailure, QuotaExceeded, StoreFull, TemporaryFailure
 from imageopsd.model.events import BackendCrashed, BytesReceived, Change, Deferred, LeaseWasLost, Progressed
 from imageopsd.model.image import ImageStatus
 from imageopsd.model.operation import OperationWarning, QuotaInfo, Status
@@ -153,19 +153,63 @@ async def test_after_the_last_attempt_a_temporary_failure_is_the_end(engine: Eng
 
 
 async def test_a_source_image_that_is_not_ready_is_waited_for(engine: Engine) -> None:
-    async with engine.working() as worker:
-        await engine.insert("source")
+    async with engine.working(attempts=1) as worker:
+        source = await engine.insert("source")
         source_call = await engine.backend.next_call()
         copy = await engine.copy("copy", "global/images/source")
-        await engine.until(lambda h: "Deferred" in engine.events_of(copy))
+        for rounds in range(1, 4):
+            await engine.until(lambda h, n=rounds: engine.events_of(copy).count("Postponed") == n)
+            waiting = await engine.ops.operation("p", copy.name)
+            assert waiting.status_message == "Waiting for 'projects/p/global/images/source', which is PENDING"
+            assert waiting.warnings == ()
+            engine.clock.advance(1)
+            worker.look()
         source_call.succeed()
-        await engine.until(lambda h: len([x for x in h if isinstance(x, Change) and x.operation.progress == 100]) == 1)
-        engine.clock.advance(5)
+        await engine.done(source)
+        engine.clock.advance(1)
         worker.look()
         call = await engine.backend.next_call()
         assert call.task.source == await engine.ops.image("p", "source")
         call.succeed()
         await engine.done(copy)
+
+
+async def test_a_copy_of_what_never_came_to_be_fails_at_once(engine: Engine) -> None:
+    async with engine.working() as worker:
+        await engine.insert("source")
+        source_call = await engine.backend.next_call()
+        copy = await engine.copy("copy", "global/images/source")
+        await engine.until(lambda h: "Postponed" in engine.events_of(copy))
+        source_call.fail(BAD)
+        await engine.until(lambda h: any(isinstance(x, Change) and x.operation.error for x in h))
+        engine.clock.advance(1)
+        worker.look()
+        done = await engine.done(copy)
+    assert done.http_error_status_code == 404
+
+
+async def test_a_record_that_breaks_our_own_rules_ends_alone(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with engine.working() as worker:
+        monkeypatch.setattr(worker._retry.__class__, "next_try", lambda *_: 1 / 0)
+        broken, good = await engine.insert("broken"), await engine.insert("good")
+        first, second = await engine.backend.next_call(), await engine.backend.next_call()
+        first.fail(TemporaryFailure("SOURCE_UNAVAILABLE", "again"))
+        ended = await engine.done(broken)
+        assert ended.error is not None
+        assert ended.error.errors[0].code == "INTERNAL_ERROR"
+        second.succeed()
+        assert (await engine.done(good)).error is None
+
+
+async def test_a_checkpoint_that_finds_the_disk_full_is_a_failed_attempt_and_not_the_end(engine: Engine) -> None:
+    async with engine.working() as worker:
+        operation = await engine.insert()
+        (await engine.backend.next_call()).fail(StoreFull("no space left"))
+        await engine.until(lambda h: "Deferred" in engine.events_of(operation))
+        engine.clock.advance(10)
+        worker.look()
+        (await engine.backend.next_call()).succeed()
+        assert (await engine.done(operation)).error is None
 
 
 async def test_a_backend_that_breaks_its_promise_fails_the_operation_and_not_the_worker(engine: Engine) -> None:

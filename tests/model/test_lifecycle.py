@@ -12,6 +12,7 @@ from imageopsd.model.events import (
     Event,
     Failed,
     Interrupted,
+    Postponed,
     Progressed,
     Succeeded,
     Warned,
@@ -46,6 +47,7 @@ EVENTS: st.SearchStrategy[Event] = st.one_of(
     st.builds(Warned, st.builds(OperationWarning, code=st.just("NOT_CRITICAL_ERROR"), message=st.text(max_size=3))),
     st.builds(Deferred, st.integers(1, 4), st.just(5), st.just(ENTRY), st.just(NOW)),
     st.just(Interrupted("shutdown")),
+    st.just(Postponed("Waiting", NOW)),
     st.just(Succeeded()),
     st.just(Failed((ENTRY,), 503)),
 )
@@ -104,7 +106,9 @@ def test_a_failed_attempt_leaves_a_warning_that_says_what_and_when() -> None:
         error_code="SOURCE_UNAVAILABLE",
         next_attempt="2026-11-20T12:00:30.000+00:00",
     )
-    assert operation.status_message == f"{warning.message}; next attempt at 12:00:30 UTC"
+    assert operation.status_message == (
+        "Attempt 2 of 5 failed: The source answered 503; next attempt at 2026-11-20 12:00:30 UTC"
+    )
 
 
 def test_a_failed_operation_carries_error_status_and_phrase_together() -> None:

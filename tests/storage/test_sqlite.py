@@ -74,6 +74,7 @@ def test_an_older_file_is_migrated_after_a_backup(tmp_path: Path, monkeypatch: p
     with closing(sqlite3.connect(tmp_path / "x.db.v1.bak")) as backup:
         assert backup.execute("SELECT * FROM a").fetchall() == [(7,)]
     assert version_of(tmp_path / "x.db.v1.bak") == 1
+    assert stat.S_IMODE((tmp_path / "x.db.v1.bak").stat().st_mode) == 0o600
 
 
 def test_a_migration_that_fails_leaves_the_old_version_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,11 +83,23 @@ def test_a_migration_that_fails_leaves_the_old_version_whole(tmp_path: Path, mon
     monkeypatch.setattr(connection, "_steps", lambda schema: steps)
     migrate(path, "x")
     steps[2] = "CREATE TABLE b (n INTEGER) STRICT;\nINSERT INTO nowhere VALUES (1);"
-    with pytest.raises(sqlite3.OperationalError, match="nowhere"):
+    with pytest.raises(StoreError, match="nowhere"):
         migrate(path, "x")
     assert version_of(path) == 1
     with closing(sqlite3.connect(path)) as database:
         assert database.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall() == [("a",)]
+
+
+def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
+    (tmp_path / "state.db").write_bytes(b"garbage" * 1000)
+    with pytest.raises(StoreError, match=r"state\.db cannot be used: file is not a database"):
+        migrate(tmp_path / "state.db", "state")
+
+
+async def test_an_error_of_a_reader_is_ours(tmp_path: Path) -> None:
+    async with SqliteStore(OPTIONS, tmp_path) as store:
+        with pytest.raises(StoreError, match="no such table"):
+            await store._readers.fetch("SELECT * FROM missing_table")
 
 
 async def test_commits_are_synced_in_full(tmp_path: Path) -> None:
@@ -238,7 +251,10 @@ async def test_every_boot_is_on_record_with_its_end(tmp_path: Path) -> None:
         ("SELECT record FROM operations WHERE request_id = 'x' AND project = 'p'", "operations_by_request"),
         ("SELECT record FROM operations WHERE request_id = 'x'", "operations_by_request"),
         ("SELECT record FROM operations WHERE project = 'p' AND id < 9 ORDER BY id DESC", "operations_by_project"),
-        ("SELECT record FROM resources WHERE project = 'p' AND collection = 'images' AND id < 9 ORDER BY id DESC", "resources_by_age"),
+        (
+            "SELECT record FROM resources WHERE project = 'p' AND collection = 'images' AND id < 9 ORDER BY id DESC",
+            "resources_by_age",
+        ),
         (
             "SELECT record FROM resources WHERE project = 'p' AND family = 'f' ORDER BY id DESC LIMIT 1",
             "resources_by_family",
@@ -300,11 +316,37 @@ async def test_the_bell_rings_every_time_and_is_quiet_between(tmp_path: Path) ->
 
 
 def test_without_a_daemon_nobody_is_rung_and_nothing_fails(tmp_path: Path) -> None:
-    with ringing(tmp_path / "bell"):
-        pass
-    os.mkfifo(tmp_path / "bell")
-    with ringing(tmp_path / "bell"):
-        pass
+    for _ in range(2):
+        with ringing(tmp_path / "bell"):
+            pass
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["submits", "is killed"])
+async def test_a_daemon_that_starts_while_somebody_submits_is_rung(tmp_path: Path, killed: bool) -> None:
+    program = (
+        "import sys\nfrom pathlib import Path\nfrom imageopsd.storage.sqlite.doorbell import ringing\n"
+        "with ringing(Path(sys.argv[1])):\n    print('inside', flush=True)\n    sys.stdin.read()\n"
+    )
+    arguments = [sys.executable, "-c", program, str(tmp_path / "bell")]
+    process = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        assert await anyio.to_thread.run_sync(process.stdout.readline) == b"inside\n"
+        rung = anyio.Event()
+        bell = Doorbell(tmp_path / "bell", rung.set)
+        if killed:
+            process.send_signal(signal.SIGKILL)
+        else:
+            assert process.stdin is not None
+            process.stdin.close()
+        with anyio.fail_after(10):
+            await rung.wait()
+        bell.close()
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        process.stdin.close()
 
 
 def test_a_file_in_the_bells_place_is_refused(tmp_path: Path) -> None:
@@ -313,5 +355,5 @@ def test_a_file_in_the_bells_place_is_refused(tmp_path: Path) -> None:
     async def open_bell() -> None:
         Doorbell(tmp_path / "bell", lambda: None)
 
-    with pytest.raises(FileExistsError, match="not a named pipe"):
+    with pytest.raises(StoreError, match="expected a named pipe"):
         anyio.run(open_bell)

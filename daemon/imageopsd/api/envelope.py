@@ -53,6 +53,8 @@ def answer_to_error(error: Exception, method: str, path: str) -> Answer:
         case StoreError():
             log.error("store unavailable", path=path, error=str(error))
             return failed(HTTPStatus.SERVICE_UNAVAILABLE, str(error))
+        case ConnectionError():  # the caller went away in the middle; nobody reads this
+            return failed(HTTPStatus.BAD_REQUEST, "The connection was lost")
         case web.HTTPException():
             allow = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
             return failed(HTTPStatus(error.status), f"{method} {path}: {error.reason}", allow)

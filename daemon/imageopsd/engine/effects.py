@@ -1,11 +1,9 @@
 """What each verb asks of the backend, and how the catalogue looks afterwards."""
 
-from http import HTTPStatus
-
 from msgspec.structs import replace
 
 from imageopsd.engine.imageops import Clock
-from imageopsd.model.errors import ConditionNotMet, NotFound, PermanentFailure, RequestError, TemporaryFailure
+from imageopsd.model.errors import ConditionNotMet, NotFound, NotYet, PermanentFailure, RequestError
 from imageopsd.model.image import Image, ImageStatus, deprecated, labelled, patched, published
 from imageopsd.model.machine_image import MachineImage, MachineImageStatus, MachineImageTask, asked
 from imageopsd.model.machine_image import published as machine_image_published
@@ -121,11 +119,7 @@ class Effects:
         except NotFound as error:
             raise _refused(error) from error
         if source.status is not ImageStatus.READY:
-            raise TemporaryFailure(
-                "RESOURCE_NOT_READY",
-                f"The resource '{image_path(project, str(source.name))}' is not ready",
-                HTTPStatus.BAD_REQUEST,
-            )
+            raise NotYet(f"Waiting for '{image_path(project, str(source.name))}', which is {source.status}")
         return source
 
 

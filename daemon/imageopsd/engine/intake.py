@@ -1,6 +1,6 @@
 """From the queue into the store: each job becomes an operation or a dead letter, and only then leaves the queue."""
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 import anyio
 
@@ -44,41 +44,51 @@ class Intake:
         try:
             return job, read_job(job.body, job.id)
         except InvalidRequest as error:
-            await self._bury(job, error)
+            refusal = error
         except Exception as error:  # ours to mend; but one such job must not stop all others at every start
             self._bus.publish(JobCrashed(job.id, error))
-            await self._bury(job, InvalidRequest("job", "The job could not be read; the daemon's log has the details."))
+            refusal = InvalidRequest("job", "The job could not be read; the daemon's log has the details.")
+        await self._until_stored(job, lambda: self._bury(job, refusal))
         return None
 
     async def _take(self, job: Job, request: AnyRequest) -> None:
-        while True:
-            try:
-                try:
-                    await self._ops.submit(request, user=USER)
-                except RequestIdReused as error:
-                    return await self._bury(job, error)
-                except Unavailable:
-                    return None  # it stays in the queue for the next process
-                except RequestError as error:
-                    await self._ops.refuse(request, error, user=USER)
-                return await self._queue.settle([job.receipt])
-            except StoreUnavailable as error:
-                self._bus.publish(StoreTroubled(f"taking job {job.id}", error))
-                await anyio.sleep(self._retry_delay)
+        await self._until_stored(job, lambda: self._record(job, request))
+
+    async def _record(self, job: Job, request: AnyRequest) -> None:
+        try:
+            await self._ops.submit(request, user=USER)
+        except RequestIdReused as error:
+            return await self._bury(job, error)
+        except Unavailable:
+            return None  # it stays in the queue for the next process
+        except RequestError as error:
+            await self._ops.refuse(request, error, user=USER)
+        return await self._queue.settle([job.receipt])
 
     async def _bury(self, job: Job, error: RequestError) -> None:
         await self._queue.bury(job.receipt, error.message, self._clock())
         self._bus.publish(JobBuried(job.id, error.code, error.message))
 
+    async def _until_stored(self, job: Job, work: Callable[[], Awaitable[None]]) -> None:
+        """Waits out a disk that is full or a database that is locked: the job is safe in the queue meanwhile, and what
+        was done of `work` is found when it is done again."""
+        while True:
+            try:
+                return await work()
+            except StoreUnavailable as error:
+                self._bus.publish(StoreTroubled(f"taking job {job.id}", error))
+                await anyio.sleep(self._retry_delay)
+
 
 def _waves(jobs: list[tuple[Job, AnyRequest]]) -> Iterator[list[tuple[Job, AnyRequest]]]:
     """Stretches of jobs that may be recorded at the same moment, in one commit: none names an image that an
-    earlier one of its stretch makes or changes, so their order cannot matter."""
+    earlier one of its stretch makes or changes, so their order cannot matter. What a family or a numeric id means is
+    not known here, so a job that uses one begins a stretch."""
     wave: list[tuple[Job, AnyRequest]] = []
     touched: set[str] = set()
     for job, request in jobs:
         target, source = _images_of(request)
-        if {target, source} & touched or (wave and "/family/" in source):
+        if {target, source} & touched or (wave and ("/family/" in source or target.isdecimal() or source.isdecimal())):
             yield wave
             wave, touched = [], set()
         wave.append((job, request))

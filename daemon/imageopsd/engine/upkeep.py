@@ -39,8 +39,9 @@ class Upkeep:
         while True:
             await anyio.sleep(self._lease / 3)
             try:
-                if self._busy():
-                    await self._store.renew(self._owner, self._clock() + timedelta(seconds=self._lease))
+                if not self._busy():
+                    continue  # an idle daemon touches no table
+                await self._store.renew(self._owner, self._clock() + timedelta(seconds=self._lease))
                 if await self._store.recover(self._clock()):
                     self._freed()
             except StoreUnavailable as error:

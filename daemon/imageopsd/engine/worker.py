@@ -20,7 +20,9 @@ from imageopsd.engine.run import Run
 from imageopsd.model.errors import (
     BackendFailure,
     LeaseLost,
+    NotYet,
     PermanentFailure,
+    StoreError,
     StoreUnavailable,
     TemporaryFailure,
 )
@@ -35,6 +37,7 @@ from imageopsd.model.events import (
     Happening,
     Interrupted,
     LeaseWasLost,
+    Postponed,
     StoreTroubled,
     Succeeded,
 )
@@ -48,7 +51,17 @@ FLUSH_INTERVAL = 1.0
 STORE_RETRY_DELAY = 5.0
 """Seconds before a write is made again that the store could not take."""
 
+LOOK_AGAIN = 1.0
+"""Seconds until an operation that waits for another one's image is looked at again."""
+
 SHUTDOWN = "the daemon is shutting down"
+
+
+INTERNAL = PermanentFailure(
+    "INTERNAL_ERROR",
+    "The operation failed in a way it should not have; the daemon's log has the details.",
+    HTTPStatus.INTERNAL_SERVER_ERROR,
+)
 
 
 class _Seat:
@@ -168,6 +181,10 @@ class Worker:
             return 0
         return (self._deferred[0] - now).total_seconds()
 
+    def _due_at(self, until: datetime) -> None:
+        heapq.heappush(self._deferred, until)
+        self.look()
+
     async def _claim(self, limit: int) -> list[Claim]:
         now = self._clock()
         try:
@@ -209,6 +226,17 @@ class Worker:
             await self._carry_out(run)
         except LeaseLost:
             self._bus.publish(LeaseWasLost(run.operation.name))
+        except (StoreError, anyio.get_cancelled_exc_class()):
+            raise  # nothing can be recorded any more
+        except Exception as error:  # a bug of ours must not take every other operation with it
+            self._bus.publish(BackendCrashed(run.operation.name, error))
+            with anyio.CancelScope(shield=True):
+                await self._write(
+                    run,
+                    Failed((INTERNAL.entry,), INTERNAL.http_status),
+                    self._store.finish,
+                    self._effects.after_failure(run.claim),
+                )
         finally:
             self._runs.discard(run)
             run.ended.set()
@@ -217,20 +245,21 @@ class Worker:
         claim = run.claim
         change: CatalogueChange = None
         failure: BackendFailure | None = None
+        waiting: NotYet | None = None
         with run.scope:
             try:
                 change = await self._effects.carry_out(claim, run)
             except BackendFailure as error:
                 failure = error
+            except NotYet as error:
+                waiting = error
             except LeaseLost:
                 raise
+            except StoreUnavailable as error:  # a checkpoint or a look into the catalogue that could not be made
+                failure = TemporaryFailure("STORAGE_UNAVAILABLE", f"The records could not be kept: {error}.")
             except Exception as error:
                 self._bus.publish(BackendCrashed(claim.operation.name, error))
-                failure = PermanentFailure(
-                    "INTERNAL_ERROR",
-                    "The backend failed in a way it should not have; the daemon's log has the details.",
-                    HTTPStatus.INTERNAL_SERVER_ERROR,
-                )
+                failure = INTERNAL
         run.close()
         with anyio.CancelScope(shield=True):  # what is known now must be written, whoever wants us to stop
             if run.lost:
@@ -239,8 +268,15 @@ class Worker:
                 await self._write(run, Interrupted(run.interruption), self._store.release)
             elif failure is not None:
                 await self._fail(run, failure)
+            elif waiting is not None:
+                await self._postpone(run, str(waiting))
             else:
                 await self._write(run, Succeeded(), self._store.finish, change)
+
+    async def _postpone(self, run: Run, reason: str) -> None:
+        until = self._clock() + timedelta(seconds=LOOK_AGAIN)
+        await self._write(run, Postponed(reason, until), self._store.release, until)
+        self._due_at(until)
 
     async def _fail(self, run: Run, failure: BackendFailure) -> None:
         """Tries again later if that can help, else ends the operation."""
@@ -250,8 +286,7 @@ class Worker:
         ):
             event = Deferred(claim.attempt, self._retry.attempts, failure.entry, until)
             await self._write(run, event, self._store.defer, until)
-            heapq.heappush(self._deferred, until)
-            self.look()
+            self._due_at(until)
             return
         change = self._effects.after_failure(claim)
         await self._write(run, Failed((failure.entry,), failure.http_status), self._store.finish, change)

@@ -2,6 +2,9 @@
 
 import re
 
+LONGEST = 3650 * 86_400.0
+"""Ten years: beyond it sums with times of day overflow, and nobody means it."""
+
 _UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 _DURATION = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]+)?)(?P<unit>ms|s|m|h|d)", re.ASCII)
 
@@ -15,7 +18,10 @@ class Seconds(float):
         match = _DURATION.fullmatch(text) if isinstance(text, str) else None
         if not match:
             raise ValueError(f"Expected a duration in quotes such as '30s', '5m' or '14d', got {text!r}")
-        return cls(float(match["number"]) * _UNITS[match["unit"]])
+        seconds = cls(float(match["number"]) * _UNITS[match["unit"]])
+        if seconds > LONGEST:
+            raise ValueError(f"Expected a duration of at most 3650d, got {text!r}")
+        return seconds
 
     def __str__(self) -> str:
         """The shortest whole form: 90 → `90s`, 7200 → `2h`, 0.25 → `250ms`."""

@@ -173,6 +173,10 @@ class TemporaryFailure(BackendFailure):
         self.delay = delay
 
 
+class NotYet(ImageOpsError):
+    """What an operation needs is being made; waiting for it is no failure and no attempt."""
+
+
 class PermanentFailure(BackendFailure):
     """Doing it again would fail again."""
 

@@ -41,6 +41,13 @@ class Deferred(Event, frozen=True):
     until: datetime
 
 
+class Postponed(Event, frozen=True):
+    """It cannot start yet for a reason that is no failure; looked at again at `until`."""
+
+    reason: str
+    until: datetime
+
+
 class Interrupted(Event, frozen=True):
     """The daemon, not the work, was the reason to stop; the attempt does not count."""
 

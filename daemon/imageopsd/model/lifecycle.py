@@ -17,6 +17,7 @@ from imageopsd.model.events import (
     Event,
     Failed,
     Interrupted,
+    Postponed,
     Progressed,
     Succeeded,
     Warned,
@@ -33,6 +34,7 @@ TRANSITIONS: dict[Status, dict[type[Event], Status]] = {
         Progressed: Status.RUNNING,
         Warned: Status.RUNNING,
         Deferred: Status.RUNNING,
+        Postponed: Status.RUNNING,
         Interrupted: Status.RUNNING,
         Succeeded: Status.DONE,
         Failed: Status.DONE,
@@ -88,8 +90,12 @@ def _deferred(operation: Operation, event: Deferred, now: datetime) -> dict[str,
     )
     return {
         "warnings": (*operation.warnings, warning),
-        "status_message": f"{warning.message}; next attempt at {event.until:%H:%M:%S} UTC",
+        "status_message": f"{warning.message.rstrip('.')}; next attempt at {event.until:%Y-%m-%d %H:%M:%S} UTC",
     }
+
+
+def _postponed(operation: Operation, event: Postponed, now: datetime) -> dict[str, Any]:
+    return {"status_message": event.reason}
 
 
 def _interrupted(operation: Operation, event: Interrupted, now: datetime) -> dict[str, Any]:
@@ -121,6 +127,7 @@ _CHANGES: dict[type[Event], Callable[[Operation, Any, datetime], dict[str, Any]]
     Progressed: _progressed,
     Warned: _warned,
     Deferred: _deferred,
+    Postponed: _postponed,
     Interrupted: _interrupted,
     Succeeded: _succeeded,
     Failed: _failed,

@@ -4,6 +4,9 @@ from datetime import datetime, timedelta
 
 import msgspec
 
+LONGEST_WISH = 3600.0
+"""Seconds: a provider's Retry-After beyond it, and beyond the policy's own cap, is cut to it."""
+
 
 class RetryPolicy(msgspec.Struct, frozen=True):
     """Full jitter between 0 and min(`cap`, `base` · 2^(attempt-1)) seconds
@@ -20,4 +23,6 @@ class RetryPolicy(msgspec.Struct, frozen=True):
             return None
         # 2**63 is beyond every cap; a larger exponent would only overflow
         backoff = dice * min(self.cap, self.base * 2.0 ** min(attempt - 1, 63))
-        return now + timedelta(seconds=max(backoff, asked or 0.0))
+        # a source may not park an operation, and with it its image's name, for as long as it likes
+        wish = min(max(asked or 0.0, 0.0), max(self.cap, LONGEST_WISH))
+        return now + timedelta(seconds=max(backoff, wish))

@@ -13,6 +13,7 @@ from imageopsd.model.events import (
     Happening,
     Interrupted,
     JobBuried,
+    Postponed,
     Succeeded,
 )
 from imageopsd.model.operation import Operation
@@ -50,7 +51,7 @@ class Board:
         match event:
             case Accepted():
                 self.pending += 1
-            case Deferred() | Interrupted():
+            case Deferred() | Postponed() | Interrupted():
                 self.pending += 1
             case Succeeded():
                 self.succeeded += 1

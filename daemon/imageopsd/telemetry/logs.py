@@ -18,6 +18,7 @@ from imageopsd.model.events import (
     JobBuried,
     JobCrashed,
     LeaseWasLost,
+    Postponed,
     Progressed,
     StoreTroubled,
     Succeeded,
@@ -113,6 +114,8 @@ def _changed(change: Change) -> None:
                 error=failure.message,
                 next_attempt=until.isoformat(),
             )
+        case Postponed(reason=reason):
+            line.debug("operation postponed", reason=reason)
         case Interrupted(reason=reason):
             line.info("operation interrupted", reason=reason)
         case Succeeded():

@@ -26,6 +26,7 @@ from imageopsd.model.events import (
     Interrupted,
     JobBuried,
     LeaseWasLost,
+    Postponed,
     StoreTroubled,
     Succeeded,
 )
@@ -112,6 +113,8 @@ class Metrics:
             case Deferred():
                 self._running.labels(kind).dec()
                 self._retries.labels(kind).inc()
+            case Postponed():
+                self._running.labels(kind).dec()
             case Interrupted():
                 self._running.labels(kind).dec()
                 self._interrupted.labels(kind).inc()

@@ -32,6 +32,10 @@ T = TypeVar("T")
 BUSY_TIMEOUT = 10.0
 """Seconds a writer waits for another process's transaction (a `submit`, a backup)."""
 
+DOUBTFUL = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+"""Errors after which nothing more is written: after a failed fsync the page cache may not hold what the disk holds.
+https://www.sqlite.org/rescode.html#ioerr_fsync, https://lwn.net/Articles/752063/"""
+
 BATCH = 512
 """Most functions in one transaction: bounds how long the first of them waits for its commit."""
 
@@ -82,13 +86,13 @@ class Writer:
             await future
         return future.result()
 
-    async def close(self) -> None:
-        """Finishes what was asked for, empties the write-ahead log into the file and closes it."""
+    async def close(self, *, checkpoint: bool = True) -> None:
+        """Finishes what was asked for, empties the write-ahead log into the file (`checkpoint`) and closes it."""
         self._inbox.put(None)
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(self._thread.join)
         with closing(self._connection):
-            if self._broken is None:
+            if checkpoint and self._broken is None:
                 self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def _run(self) -> None:
@@ -140,17 +144,20 @@ class Writer:
             self._connection.execute("ROLLBACK")
         if not isinstance(error, sqlite3.Error):
             return error
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code == sqlite3.SQLITE_FULL:
-            return StoreFull(f"no space left for the database: {error}")
-        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            return StoreBusy(f"the database was locked by another process for more than {BUSY_TIMEOUT:.0f} s")
-        failure = StoreError(f"the database cannot be written: {error}")
-        if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-            # After a failed fsync the page cache may not hold what the disk holds: nothing may be built on it.
-            # https://www.sqlite.org/rescode.html#ioerr_fsync, https://lwn.net/Articles/752063/
+        failure = _store_error(error)
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in DOUBTFUL:
             self._broken = failure
         return failure
+
+
+def _store_error(error: sqlite3.Error) -> StoreError:
+    """SQLite's error as ours: one that passes, or one that does not."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code == sqlite3.SQLITE_FULL:
+        return StoreFull(f"no space left for the database: {error}")
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return StoreBusy(f"the database was locked by another process for more than {BUSY_TIMEOUT:.0f} s")
+    return StoreError(f"the database cannot be used: {error}")
 
 
 def _deliver(batch: Iterable[_Work[Any]]) -> None:
@@ -194,7 +201,10 @@ class Readers:
         rows: list[Any] = []
         async with self._connection() as connection:
             with anyio.CancelScope(shield=True):
-                rows.extend(await connection.execute_fetchall(sql, parameters))
+                try:
+                    rows.extend(await connection.execute_fetchall(sql, parameters))
+                except sqlite3.Error as error:
+                    raise _store_error(error) from error
         return rows
 
     @asynccontextmanager
@@ -219,7 +229,13 @@ def migrate(path: Path, schema: str) -> int:
     """Brings the file at `path` to the newest version of `schema` (a folder of numbered SQL) and returns that
     version. All steps in one transaction, after a copy `<file>.v<old>.bak` of a file that held anything.
     Raises StoreTooNew for a file of a later version."""
-    steps = _steps(schema)
+    try:
+        return _migrate(path, _steps(schema))
+    except (sqlite3.DatabaseError, OSError) as error:
+        raise StoreError(f"{path} cannot be used: {error}") from error
+
+
+def _migrate(path: Path, steps: dict[int, str]) -> int:
     newest = max(steps)
     _create_private(path)
     with closing(connect(path)) as connection:
@@ -272,10 +288,9 @@ def _create_private(path: Path) -> None:
 
 def _back_up(path: Path, version: int) -> None:
     """A copy through SQLite's own backup, so that what is still in the write-ahead log is in it."""
-    with (
-        closing(sqlite3.connect(path)) as source,
-        closing(connect(path.with_name(f"{path.name}.v{version}.bak"))) as copy,
-    ):
+    copy_path = path.with_name(f"{path.name}.v{version}.bak")
+    _create_private(copy_path)
+    with closing(sqlite3.connect(path)) as source, closing(connect(copy_path)) as copy:
         source.backup(copy)
 
 

@@ -1,16 +1,18 @@
 """How a submitting process wakes the daemon, without the daemon ever polling: a named pipe.
 
 A ringer opens the pipe before it commits its jobs and writes a byte after. Should it be killed in between, the
-kernel closes its end and the daemon sees the hang-up: that rings as well. So a job that is in the queue has rung.
+kernel closes its end and the daemon sees the hang-up: that rings as well. So a job that is in the queue has rung, or
+a daemon that was not there yet will look at the queue when it starts.
 """
 
 import asyncio
-import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from imageopsd.model.errors import StoreError
 
 
 class Doorbell:
@@ -20,10 +22,7 @@ class Doorbell:
         self._path = path
         self._ring = ring
         self._loop = asyncio.get_running_loop()
-        with suppress(FileExistsError):
-            os.mkfifo(path, 0o600)
-        if not stat.S_ISFIFO(path.lstat().st_mode):
-            raise FileExistsError(errno.EEXIST, "not a named pipe", str(path))
+        _make(path)
         self._descriptor = self._listen()
 
     def close(self) -> None:
@@ -48,17 +47,20 @@ class Doorbell:
 
 @contextmanager
 def ringing(path: Path) -> Iterator[None]:
-    """Rings at the end of the block, or at the death of this process inside it; silent if no daemon listens."""
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        if error.errno not in (errno.ENOENT, errno.ENXIO):
-            raise
-        yield
-        return
+    """Rings at the end of the block, or at the death of this process inside it. A daemon that starts meanwhile hears it
+    as well: the pipe is made if need be and opened for both directions, which on Linux needs no other end (fifo(7))."""
+    _make(path)
+    descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         yield
-        with suppress(BlockingIOError, BrokenPipeError):  # a full pipe has rung often enough
+        with suppress(BlockingIOError):  # a full pipe has rung often enough
             os.write(descriptor, b"!")
     finally:
         os.close(descriptor)
+
+
+def _make(path: Path) -> None:
+    with suppress(FileExistsError):
+        os.mkfifo(path, 0o600)
+    if not stat.S_ISFIFO(path.lstat().st_mode):
+        raise StoreError(f"{path} is in the way: expected a named pipe there, or nothing")

@@ -33,7 +33,7 @@ class SqliteQueue:
             await anyio.to_thread.run_sync(migrate, self._path, "queue")
             self._rung = anyio.Event()
             self._writer = Writer(self._path)
-            stack.push_async_callback(self._writer.close)
+            stack.push_async_callback(self._writer.close, checkpoint=self._consumer)
             self._readers = await stack.enter_async_context(Readers(self._path, count=1))
             if self._consumer:
                 stack.callback(Doorbell(self._bell_path, self._ring).close)

@@ -207,13 +207,13 @@ class SqliteStore(Catalogue):
 
         await self._writer.run(put_back)
 
-    async def release(self, claim: Claim, operation: Operation) -> None:
+    async def release(self, claim: Claim, operation: Operation, until: datetime | None = None) -> None:
         def put_back(tx: Transaction) -> None:
             _hold(
                 tx,
-                "UPDATE tasks SET token = NULL, owner = NULL, lease_until = NULL, not_before = 0,"
+                "UPDATE tasks SET token = NULL, owner = NULL, lease_until = NULL, not_before = ?,"
                 " attempt = attempt - 1 WHERE operation_id = ? AND token = ?",
-                (),
+                (milliseconds(until) if until else 0,),
                 claim,
             )
             _write_record(tx, operation)
