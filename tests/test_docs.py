@@ -1,5 +1,6 @@
 """What the documents claim is true."""
 
+import ast
 import re
 import shlex
 from pathlib import Path
@@ -96,3 +97,18 @@ def test_the_unit_starts_the_command_with_the_manuals_directory() -> None:
     assert "RestartPreventExitStatus=78\n" in unit
     assert "StateDirectory=imageopsd\n" in unit
     assert 'data_dir = "/var/lib/imageopsd"' in (ROOT / "config" / "imageopsd.toml").read_text()
+
+
+def test_the_warnings_in_the_readme_are_those_of_the_code_with_their_keys() -> None:
+    table = README.split("`warnings[].code`")[1].split("\n\n")[0]
+    documented: set[tuple[str, str]] = set()
+    for code, keys in re.findall(r"^\| `([A-Z_]+)` \|[^|]*\|(.*)\|$", table, re.MULTILINE):
+        documented |= {(code, key) for key in re.findall(r"`(\w+)`", keys)}
+    real: set[tuple[str, str]] = set()
+    for file in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if not isinstance(node, ast.Call) or ast.unparse(node.func) != "OperationWarning.of":
+                continue
+            if isinstance(node.args[0], ast.Constant):
+                real |= {(node.args[0].value, str(keyword.arg)) for keyword in node.keywords}
+    assert documented == real

@@ -13,6 +13,7 @@ from imageopsd.wire.compute import encode_error, encode_failure
 log = structlog.stdlib.get_logger(__name__)
 
 _REASONS = {
+    HTTPStatus.FORBIDDEN: ("forbidden", "PERMISSION_DENIED"),
     HTTPStatus.NOT_FOUND: ("notFound", "NOT_FOUND"),
     HTTPStatus.METHOD_NOT_ALLOWED: ("httpMethodNotAllowed", "UNIMPLEMENTED"),
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: ("uploadTooLarge", "INVALID_ARGUMENT"),

@@ -1,0 +1,43 @@
+"""No web page speaks for the person at this host.
+
+A listener that lets everybody on the host in is reached by their browsers too: a page from anywhere can send requests
+to the loopback (https://fetch.spec.whatwg.org/#cors-protocol lets the simple ones through), and a name that was made to
+resolve to it (DNS rebinding) lets that page read the answers. Clients that are no browsers send none of these headers.
+"""
+
+import re
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+
+from aiohttp import web
+
+from imageopsd.api.envelope import failed
+from imageopsd.config.settings import is_loopback
+
+_HOST = re.compile(r"(?P<name>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+)(?::[0-9]{1,5})?")
+
+OWN_SITE = ("none", "same-origin")
+"""`Sec-Fetch-Site` of what a person typed, and of a page of our own."""
+
+
+@web.middleware
+async def own_pages_only(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """For loopback listeners without tokens: refuses what only a page of somebody else would send."""
+    problem = _problem(request)
+    if problem:
+        return failed(HTTPStatus.FORBIDDEN, problem).response()
+    return await handler(request)
+
+
+def _problem(request: web.Request) -> str | None:
+    host = _HOST.fullmatch(request.host)
+    if host is None or not is_loopback(host["name"].strip("[]")):
+        return "Requests to this listener name it by a loopback address or localhost in their Host header"
+    if request.headers.get("Sec-Fetch-Site", "none") not in OWN_SITE:
+        return "Pages of other sites may not send requests here"
+    origin = request.headers.get("Origin")
+    if origin is not None and origin.partition("://")[2] != request.host:
+        return "Pages of other origins may not send requests here"
+    return None
