@@ -310,17 +310,11 @@ def flipped(position: int) -> bytes:
 
 
 BAD_FILES = {
-    "web page": (HTML, "The source is not a gzip archive: it begins with '<!DOCTYPE html><html><body>Sign '."),
-    "control characters": (
-        b"\x1b[0m",
-        "The source is not a gzip archive: it begins with '\N{REPLACEMENT CHARACTER}[0m'.",
-    ),
+    "web page": (HTML, "The source is not a gzip archive: it is an HTML page."),
+    "control characters": (b"\x1b[0m", "The source is not a gzip archive: it is unknown data."),
     "empty": (b"", "The source is not a gzip archive: it is empty."),
-    "one byte": (b"\x1f", "The source is not a gzip archive: it begins with '\N{REPLACEMENT CHARACTER}'."),
-    "plain tar": (
-        member(),
-        "The source is not a gzip archive: it begins with 'disk.raw" + "\N{REPLACEMENT CHARACTER}" * 24 + "'.",
-    ),
+    "one byte": (b"\x1f", "The source is not a gzip archive: it is unknown data."),
+    "plain tar": (member(), "The source is not a gzip archive: it is a plain tar archive."),
     "truncated": (GOOD[:-20], "The gzip archive is truncated."),
     "trailer cut": (GOOD[:-1], "The gzip archive is truncated."),
     "only a header": (GOOD[:10], "The gzip archive is truncated."),

@@ -1,13 +1,17 @@
 """Where the local backend fetches from, and where it refuses to."""
 
 import asyncio
+import gzip
 import os
 import socket
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 
+import anyio
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
@@ -17,6 +21,7 @@ from tests.backends.contract import Notes, failed, insert_task
 from yarl import URL
 
 from imageopsd.backends.local import LocalBackend
+from imageopsd.backends.local.intake import largest_archive
 from imageopsd.backends.local.sources.buckets import CloudStorageObject, cloud_storage_object
 from imageopsd.backends.local.sources.http import _next_hop
 from imageopsd.backends.local.sources.network import NetworkPolicy
@@ -190,8 +195,21 @@ async def test_an_answer_that_is_no_archive_says_who_must_act(
         ({"Retry_After": "Wed, 21 Oct 2026 07:28:00 GMT", "Date": "Wed, 21 Oct 2026 07:28:30 GMT"}, 0),
         ({"Retry_After": "soon"}, None),
         ({}, None),
+        ({"Retry_After": "99999999999999999"}, 86400),
+        ({"Retry_After": "9" * 5000}, 86400),
+        ({"Retry_After": "1e400"}, None),
+        ({"Retry_After": "-5"}, None),
+        ({"Retry_After": "\N{SUPERSCRIPT TWO}"}, None),
+        ({"Retry_After": "Fri, 31 Dec 9999 23:59:59 GMT", "Date": "Wed, 21 Oct 2026 07:28:00 GMT"}, 86400),
+        ({"Retry_After": "Fri, 31 Dec 9999 23:59:59 -2359", "Date": "Sat, 01 Jan 0001 00:00:00 +2359"}, 86400),
+        ({"Retry_After": "Wed, 21 Oct 2026 07:28:30 +99999999999999", "Date": "Wed, 21 Oct 2026 07:28:00 GMT"}, None),
+        ({"Retry_After": "Wed, 21 Oct 99999999999 07:28:30 GMT", "Date": "Wed, 21 Oct 2026 07:28:00 GMT"}, None),
+        ({"Retry_After": "Wed, 21 Oct 2026 07:28:30 GMT", "Date": "Wed, 21 Oct 2026 07:28:00 -0000"}, None),
     ],
-    ids=["seconds", "date", "date gone by", "neither", "none"],
+    ids=[
+        *("seconds", "date", "date gone by", "neither", "none", "absurd seconds", "thousands of digits", "no integer"),
+        *("negative", "no digit", "last year", "last year in an odd zone", "no zone", "no year", "half a zone"),
+    ],
 )
 async def test_the_server_says_when_to_come_back(tmp_path: Path, headers: dict[str, str], delay: float | None) -> None:
     async with serving(answer(503, **headers)) as url:
@@ -244,17 +262,31 @@ async def test_a_web_page_is_named_by_its_type(tmp_path: Path) -> None:
     assert failed(failure) == (
         "INVALID_IMAGE_FILE",
         400,
-        "The source is not a gzip archive: it begins with '<!DOCTYPE html>' (Content-Type text/html; charset=utf-8).",
+        "The source is not a gzip archive: it is an HTML page (Content-Type text/html).",
     )
 
 
+async def test_words_of_the_server_are_not_repeated(tmp_path: Path) -> None:
+    async def handler(_: web.Request) -> web.Response:
+        return web.Response(status=500, reason="root:x:0:0")
+
+    async with serving(handler) as url:
+        with pytest.raises(TemporaryFailure) as failure:
+            await fetch(tmp_path / "data", url)
+    assert failed(failure)[2].endswith("the server answered 500 Internal Server Error.")
+
+
 @pytest.mark.parametrize(
-    ("options", "code"),
-    [({"stall_timeout": Seconds(0.1)}, "SOURCE_UNAVAILABLE"), ({"total_timeout": Seconds(0.2)}, "DEADLINE_EXCEEDED")],
+    ("options", "kind", "ending"),
+    [
+        ({"stall_timeout": Seconds(0.1)}, TemporaryFailure, ("SOURCE_UNAVAILABLE", 503)),
+        # the next try would take as long
+        ({"total_timeout": Seconds(0.2)}, PermanentFailure, ("DEADLINE_EXCEEDED", 504)),
+    ],
     ids=["stalled", "too slow"],
 )
 async def test_a_source_that_falls_silent_is_given_up(
-    tmp_path: Path, archive: Path, options: dict[str, Seconds], code: str
+    tmp_path: Path, archive: Path, options: dict[str, Seconds], kind: type[BackendFailure], ending: tuple[str, int]
 ) -> None:
     released = asyncio.Event()
 
@@ -266,10 +298,146 @@ async def test_a_source_that_falls_silent_is_given_up(
         return response
 
     async with serving(handler) as url:
-        with pytest.raises(TemporaryFailure) as failure:
+        with pytest.raises(kind) as failure:
             await fetch(tmp_path / "data", url, **options)
         released.set()
-    assert failed(failure)[:2] == (code, 503)
+    assert failed(failure)[:2] == ending
+
+
+def dripping(content: bytes, every: float = 0.01) -> Handler:
+    """Sends `content` byte by byte, and never ends."""
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        for at in range(len(content)):
+            await response.write(content[at : at + 1])
+            await asyncio.sleep(every)
+        await asyncio.Event().wait()
+        return response
+
+    return handler
+
+
+async def test_a_source_that_drips_is_given_up(tmp_path: Path, archive: Path) -> None:
+    async with serving(dripping(archive.read_bytes())) as url:
+        with pytest.raises(TemporaryFailure) as failure:
+            await fetch(tmp_path / "data", url, min_rate=10**6, rate_window=Seconds(0.1))
+    assert failed(failure) == (
+        "SOURCE_UNAVAILABLE",
+        503,
+        f"The source '{url}' could not be read: it delivered less than 1000000 bytes a second for 100ms.",
+    )
+
+
+async def test_headers_that_drip_are_given_up(tmp_path: Path) -> None:
+    gone = asyncio.Event()
+
+    async def answer_slowly(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nX: ")
+        while not reader.at_eof():
+            writer.write(b"x")
+            with suppress(TimeoutError, ConnectionError):
+                await asyncio.wait_for(reader.read(1000), 0.01)
+        writer.close()
+        gone.set()
+
+    server = await asyncio.start_server(answer_slowly, "127.0.0.1", 0)
+    async with server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/a.tar.gz"
+        with pytest.raises(TemporaryFailure) as failure:
+            await fetch(
+                tmp_path / "data",
+                url,
+                connect_timeout=Seconds(0.1),
+                stall_timeout=Seconds(0.1),
+                total_timeout=Seconds(5),
+            )
+        await gone.wait()
+    assert failed(failure)[2] == f"The source '{url}' could not be read: it did not answer in time."
+
+
+def endless(head: bytes, block: bytes) -> Handler:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(head)
+        while True:
+            await response.write(block)
+        return response
+
+    return handler
+
+
+ENDLESS = {
+    "padding": (gzip.compress(archives.member(), 1), bytes(archives.MIB), "Too many zeros follow the gzip archive."),
+    "header": (
+        b"\x1f\x8b\x08\x08\0\0\0\0\0\xff",
+        b"x" * archives.MIB,
+        "The gzip archive has 64 MiB that hold no content.",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ENDLESS)
+async def test_a_source_that_never_ends_is_given_up(tmp_path: Path, case: str) -> None:
+    head, block, message = ENDLESS[case]
+    async with serving(endless(head, block)) as url:
+        with pytest.raises(PermanentFailure) as failure:
+            await fetch(tmp_path / "data", url, total_timeout=Seconds(30))
+    assert failed(failure) == ("INVALID_IMAGE_FILE", 400, message)
+
+
+def test_an_archive_may_be_somewhat_larger_than_the_largest_disk() -> None:
+    """For a disk that cannot be compressed: deflate's stored blocks, the tar's map and end, padding."""
+    assert largest_archive(64 * GIB) == 64 * GIB + GIB + 64 * archives.MIB
+
+
+@pytest.mark.parametrize("declared", [True, False])
+async def test_more_bytes_than_the_largest_disk_can_need_are_refused(
+    tmp_path: Path, archive: Path, monkeypatch: pytest.MonkeyPatch, declared: bool
+) -> None:
+    monkeypatch.setattr("imageopsd.backends.local.intake.largest_archive", lambda _: 100)
+    content = archive.read_bytes()
+    assert len(content) > 100
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Length": str(len(content))} if declared else {})
+        await response.prepare(request)
+        await response.write(content)
+        return response
+
+    async with serving(handler) as url:
+        with pytest.raises(PermanentFailure) as failure:
+            await fetch(tmp_path / "data", url, max_disk_gb=4)
+    assert failed(failure) == (
+        "INVALID_IMAGE_FILE",
+        400,
+        "The source has more than 100 bytes, the most that an archive may have of a disk of the 4 GB that "
+        "backends.local.max_disk_gb allows.",
+    )
+
+
+async def test_an_import_in_a_cancelled_scope_costs_no_processor_while_its_threads_end(
+    tmp_path: Path, archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = 0.5
+    writing, go_on = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def fill(*_: object) -> None:
+        loop.call_soon_threadsafe(writing.set)
+        go_on.wait()
+
+    monkeypatch.setattr("imageopsd.backends.local.disk.Disk.fill", fill)
+    async with anyio.create_task_group() as group:
+        group.start_soon(partial(fetch, tmp_path / "data", archive.as_uri(), allow_files=(str(tmp_path),)))
+        await writing.wait()
+        used = time.process_time()
+        group.cancel_scope.cancel()
+        loop.call_later(held, go_on.set)
+    assert go_on.is_set()
+    assert time.process_time() - used < held / 3
 
 
 async def test_cancelled_in_the_middle_it_lets_go_of_everything(tmp_path: Path, archive: Path) -> None:
@@ -460,6 +628,23 @@ async def test_the_data_directory_is_never_a_source(tmp_path: Path, archive: Pat
         with pytest.raises(PermanentFailure) as failure:
             await backend.insert_image(insert_task(8, raw_disk=RawDisk(source=f"file://{inside}")), Notes())
     assert failed(failure) == NO_DIRECTORY
+
+
+@pytest.mark.parametrize("directory", ["{data}/images/p", "{data}", "{tmp}", "/", "{tmp}/alias"])
+async def test_a_bucket_never_leads_into_the_data_directory(tmp_path: Path, archive: Path, directory: str) -> None:
+    data = tmp_path / "data"
+    await fetch(data, archive.as_uri(), allow_files=("/",))
+    (tmp_path / "alias").symlink_to(data)
+    bucket = Path(directory.format(data=data, tmp=tmp_path))
+    name = (data / "images/p/7/disk.raw").relative_to(bucket.resolve())
+    async with LocalBackend(LocalBackend.Options(buckets={"b": str(bucket)}), data) as backend:
+        with pytest.raises(PermanentFailure) as failure:
+            await backend.insert_image(insert_task(8, raw_disk=RawDisk(source=f"gs://b/{name}")), Notes())
+    assert failed(failure) == (
+        "SOURCE_NOT_ALLOWED",
+        403,
+        "The source is in no directory that backends.local.buckets allows.",
+    )
 
 
 OBJECT_URLS = [

@@ -679,3 +679,12 @@ async def test_a_disk_that_changes_meanwhile_makes_no_image(backend: LocalBacken
         )
     assert failure.value.entry.code == "RESOURCE_NOT_READY"
     assert nothing_remains(data)
+
+
+async def test_a_disk_that_changes_meanwhile_makes_an_image_by_force(
+    backend: LocalBackend, data: Path, resources: Path
+) -> None:
+    disk = resources / ZONE / "disks/boot.raw"
+    forced = msgspec.structs.replace(insert_task(source_disk=f"{ZONE}/disks/boot"), force=True)
+    await backend.insert_image(forced, Writing(disk))
+    assert same_bytes(data / "images" / PROJECT / "7" / "disk.raw", disk)

@@ -5,8 +5,9 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.backends.contract import BackendContract, Notes, failed, insert_task, patch_task
+from tests.backends.contract import BackendContract, Notes, failed, insert_task, machine_image_task, patch_task
 
+from imageopsd.backends import simulated
 from imageopsd.backends.simulated import Script, SimulatedBackend, Step
 from imageopsd.model.durations import Seconds
 from imageopsd.model.errors import PermanentFailure, QuotaExceeded, TemporaryFailure
@@ -130,3 +131,17 @@ async def test_a_script_can_be_for_patches() -> None:
 def test_a_step_is_one_thing(fields: dict[str, Any]) -> None:
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert(fields, Step)
+
+
+async def test_only_the_last_effects_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A daemon that pretends for months does not grow."""
+    monkeypatch.setattr(simulated, "KEPT", 3)
+    backend = SimulatedBackend(SimulatedBackend.Options(duration=Seconds(0)), Path("/nowhere"))
+    for number in range(1, 6):
+        await backend.insert_image(insert_task(number), Notes())
+    assert backend.effects == [("3", "insert"), ("4", "insert"), ("5", "insert")]
+    await backend.insert_image(insert_task(4), Notes())
+    assert backend.effects == [("3", "insert"), ("4", "insert"), ("5", "insert")]
+    for number in range(6, 10):
+        await backend.insert_machine_image(machine_image_task(number), Notes())
+    assert [len(made) for made in (backend._images, backend._machine_images)] == [3, 3]

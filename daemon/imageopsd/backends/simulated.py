@@ -6,11 +6,12 @@ steps = [{ progress = 30 }, { wait = "500ms" }, { warn = "The disk is old." }, {
 """
 
 import asyncio
+from collections import OrderedDict
 from fnmatch import fnmatchcase
 from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Literal, Self, TypeVar
 
 import msgspec
 
@@ -31,6 +32,11 @@ from imageopsd.ports import DeleteTask, InsertTask, PatchTask, Reporter
 
 TICKS = 20
 """How often an image without a script tells of its progress."""
+KEPT = 4096
+"""How many images, machine images and effects are remembered, the last ones; nobody repeats an operation as late."""
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 Verb = Literal["insert", "patch", "delete", "insert-machine-image", "delete-machine-image"]
 
@@ -92,15 +98,20 @@ class _Place(msgspec.Struct, frozen=True, array_like=True):
 
 
 class SimulatedBackend:
-    """Keeps what it did in `effects`, as (operation id, verb), so that a test can count."""
+    """Remembers what it made, because a repeated operation gets the same again."""
 
     Options = _Options
 
     def __init__(self, options: _Options, data_dir: Path) -> None:
         self._options = options
-        self._images: dict[str, ImageFacts] = {}
-        self._machine_images: dict[str, MachineImageFacts] = {}
-        self.effects: list[tuple[str, Verb]] = []
+        self._images: OrderedDict[str, ImageFacts] = OrderedDict()
+        self._machine_images: OrderedDict[str, MachineImageFacts] = OrderedDict()
+        self._effects: OrderedDict[tuple[str, Verb], None] = OrderedDict()
+
+    @property
+    def effects(self) -> list[tuple[str, Verb]]:
+        """What it did lately, as (operation id, verb), so that a test can count. An effect happens once."""
+        return list(self._effects)
 
     async def __aenter__(self) -> Self:
         return self
@@ -115,7 +126,7 @@ class SimulatedBackend:
         if made is None:
             await self._take_time("insert", task.image.name, task.checkpoint, report)
             made = ImageFacts(disk_size_gb=int(task.image.disk_size_gb or 1), archive_size_bytes=0, stored_bytes=0)
-            self._images[task.operation_id] = made
+            _remember(self._images, task.operation_id, made)
             self._note(task.operation_id, "insert")
         return made
 
@@ -132,7 +143,7 @@ class SimulatedBackend:
         if made is None:
             await self._take_time("insert-machine-image", task.machine_image.name, None, report)
             made = MachineImageFacts(total_storage_bytes=0, properties={"machineType": "simulated"}, stored_bytes=0)
-            self._machine_images[task.operation_id] = made
+            _remember(self._machine_images, task.operation_id, made)
             self._note(task.operation_id, "insert-machine-image")
         return made
 
@@ -141,9 +152,7 @@ class SimulatedBackend:
         self._note(task.operation_id, "delete-machine-image")
 
     def _note(self, operation_id: str, verb: Verb) -> None:
-        """An effect happens once."""
-        if (operation_id, verb) not in self.effects:
-            self.effects.append((operation_id, verb))
+        _remember(self._effects, (operation_id, verb), None)
 
     def _script(self, verb: Verb, name: str | None) -> tuple[Step, ...] | None:
         for script in self._options.scripts:
@@ -164,6 +173,12 @@ class SimulatedBackend:
             for tick in range(TICKS):
                 report.progress(tick * 100 // TICKS, "simulating")
                 await asyncio.sleep(self._options.duration / TICKS)
+
+
+def _remember(memory: OrderedDict[K, V], key: K, value: V) -> None:
+    memory[key] = value
+    if len(memory) > KEPT:
+        memory.popitem(last=False)
 
 
 async def _play(steps: tuple[Step, ...], checkpoint: bytes | None, report: Reporter) -> None:

@@ -94,9 +94,11 @@ class LocalBackend:
         except TimeoutError as error:
             if not deadline.expired():  # a network file system has timeouts of its own
                 raise
-            raise TemporaryFailure(
+            # for good: the next try would take as long
+            raise PermanentFailure(
                 "DEADLINE_EXCEEDED",
                 f"The {what} was not made within the {limit!s} of backends.local.total_timeout.",
+                HTTPStatus.GATEWAY_TIMEOUT,
             ) from error
 
     # ------------------------------------------------------------------------------------------- the insert

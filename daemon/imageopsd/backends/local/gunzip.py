@@ -7,7 +7,8 @@ malice, and only the size of a step keeps memory flat.
 from collections.abc import Iterator
 from http import HTTPStatus
 
-from imageopsd.model.errors import PermanentFailure, shown
+from imageopsd.backends.local.kinds import HEAD, kind_of, media_type
+from imageopsd.model.errors import PermanentFailure
 
 try:
     # ISA-L inflates about three times as fast as zlib, and checks CRC and length as zlib does
@@ -18,6 +19,10 @@ except ImportError:  # pragma: no cover
 STEP = 1024**2
 """Most bytes that one step inflates to."""
 MAX_MEMBERS = 64
+MAX_IDLE = 64 * 1024**2
+"""Most bytes in a row that inflate to nothing: a name in a header, or empty blocks, may go on for ever."""
+MAX_PADDING = 8 * 1024**2
+"""Most zeros behind the last member; as many as behind the tar."""
 
 _MAGIC = b"\x1f\x8b"
 _GZIP = 31
@@ -35,22 +40,29 @@ class Gunzip:
         self._head: bytes | None = b""
         self._member = zlib.decompressobj(wbits=_GZIP)
         self._members = 1
-        self._padded = False
+        self._idle = 0
+        self._padding = 0
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         if self._head is not None:
             data = self._head + data
-            self._head = data if len(data) < len(_MAGIC) else None
-            if self._head is not None:
+            if not data.startswith(_MAGIC) and len(data) < HEAD:
+                self._head = data
                 return
+            self._head = None
             self._check_magic(data)
+        self._idle += len(data)
         while data:
             if self._member.eof:
                 self._begin_next(data)
-                if self._padded:
+                if self._padding:
                     return
-            yield from self._inflate(data)
+            for raw in self._inflate(data):
+                self._idle = 0
+                yield raw
             data = self._member.unused_data
+        if self._idle > MAX_IDLE:
+            raise invalid_file(f"The gzip archive has {MAX_IDLE // 1024**2} MiB that hold no content.")
 
     def close(self) -> None:
         """Call it at the end of the stream: was that all?"""
@@ -75,10 +87,12 @@ class Gunzip:
 
     def _begin_next(self, data: bytes) -> None:
         """A member ended before `data`: here begins the next one, or the padding after the last."""
-        self._padded = self._padded or data.startswith(b"\0")
-        if self._padded:
+        if self._padding or data.startswith(b"\0"):
             if data.strip(b"\0"):
                 raise invalid_file("Something other than zeros follows the gzip archive.")
+            self._padding += len(data)
+            if self._padding > MAX_PADDING:
+                raise invalid_file("Too many zeros follow the gzip archive.")
             return
         if not data.startswith(_MAGIC[:1]):
             raise invalid_file("Something that is not gzip follows the gzip archive.")
@@ -90,9 +104,9 @@ class Gunzip:
     def _check_magic(self, head: bytes) -> None:
         if head.startswith(_MAGIC):
             return
-        found = f"it begins with '{shown(head[:32].decode('latin-1'))}'" if head else "it is empty"
-        kind = f" (Content-Type {shown(self._content_type)})" if self._content_type else ""
-        raise invalid_file(f"The source is not a gzip archive: {found}{kind}.")
+        declared = media_type(self._content_type)
+        called = f" (Content-Type {declared})" if declared else ""
+        raise invalid_file(f"The source is not a gzip archive: it is {kind_of(head[:HEAD])}{called}.")
 
 
 def invalid_file(reason: str) -> PermanentFailure:

@@ -8,14 +8,22 @@ import msgspec
 
 from imageopsd.backends.local.disk import Disk
 from imageopsd.backends.local.gunzip import Gunzip, invalid_file
-from imageopsd.backends.local.pipe import Pipe, in_thread
+from imageopsd.backends.local.pipe import Pipe, in_thread, outlast
 from imageopsd.backends.local.progress import Meter
 from imageopsd.backends.local.sources.source import Source
 from imageopsd.backends.local.tar import Piece, TarReader
+from imageopsd.model.image import GIB
 from imageopsd.ports import Reporter
 
 IN_FLIGHT = 8 * 1024**2
 """Bytes that may wait between two stages."""
+
+
+def largest_archive(max_size: int) -> int:
+    """Bytes of an archive beyond which it cannot be one of a disk of `max_size` bytes: the disk as it is; a 64th for
+    deflate, which makes what it cannot compress longer by 5 bytes a block (320 bytes would be a very short one); and
+    64 MiB for all else: a sparse map of 24 MiB, the end of the tar and the padding behind it of 8 MiB each."""
+    return max_size + max_size // 64 + 64 * 1024**2
 
 
 class Content(msgspec.Struct, frozen=True):
@@ -35,6 +43,7 @@ class Intake:
         """`max_size` of the disk in bytes; `sha1` in hex of the archive, if it is to be checked."""
         self._source = source
         self._disk = disk
+        self._max_size = max_size
         self._sha1 = sha1
         self._gunzip = Gunzip(source.content_type)
         self._tar = TarReader(max_size)
@@ -45,17 +54,31 @@ class Intake:
 
     async def run(self, report: Reporter) -> Content:
         """Raises BackendFailure, and OSError from the disk. No thread is left when it ends, however it ends."""
+        self._check_length(self._source.length or 0)
         with self._meter.telling(report):
-            try:
-                async with asyncio.TaskGroup() as stages:
-                    stages.create_task(self._source.pour(self._arriving))
-                    sha256 = stages.create_task(in_thread("hash", self._hash, self._stop))
-                    disk_size = stages.create_task(in_thread("inflate", self._inflate, self._stop))
-                    stages.create_task(in_thread("write", self._write, self._stop))
-            except BaseExceptionGroup as failures:
-                # the first to fail is why the others were cancelled
-                raise failures.exceptions[0] from None
+            # a task of their own, because a TaskGroup too is awake with every turn of the loop in a cancelled scope
+            stages = asyncio.create_task(self._run_stages())
+            return await outlast(stages, stages.cancel)
+
+    async def _run_stages(self) -> Content:
+        try:
+            async with asyncio.TaskGroup() as stages:
+                stages.create_task(self._source.pour(self._arriving))
+                sha256 = stages.create_task(in_thread("hash", self._hash, self._stop))
+                disk_size = stages.create_task(in_thread("inflate", self._inflate, self._stop))
+                stages.create_task(in_thread("write", self._write, self._stop))
+        except BaseExceptionGroup as failures:
+            # the first to fail is why the others were cancelled
+            raise failures.exceptions[0] from None
         return Content(disk_size=disk_size.result(), archive_size=self._meter.read, sha256=sha256.result())
+
+    def _check_length(self, length: int) -> None:
+        limit = largest_archive(self._max_size)
+        if length > limit:
+            raise invalid_file(
+                f"The source has more than {limit} bytes, the most that an archive may have of a disk of the "
+                f"{self._max_size // GIB} GB that backends.local.max_disk_gb allows."
+            )
 
     def _hash(self) -> str:
         sha256 = hashlib.sha256()
@@ -72,6 +95,7 @@ class Intake:
 
     def _inflate(self) -> int:
         for block in self._hashed:
+            self._check_length(self._meter.read + len(block))
             for raw in self._gunzip.feed(block):
                 self._hand_on(raw)
             self._meter.read += len(block)

@@ -34,6 +34,12 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     stall_timeout: Seconds = Seconds(60)
     """How long a source may stay silent in the middle of a transfer."""
 
+    min_rate: int = 64 * 1024
+    """Bytes per second that a server must deliver on average over `rate_window`; 0: any pace will do."""
+
+    rate_window: Seconds = Seconds(300)
+    """How long a server may be slower than `min_rate`; only waiting for it counts."""
+
     total_timeout: Seconds = Seconds(6 * 3600)
     """How long the making of one image may take."""
 

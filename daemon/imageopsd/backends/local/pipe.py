@@ -11,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Condition
 from typing import Generic, TypeVar
 
+import anyio
+
 T = TypeVar("T")
 
 
@@ -105,16 +107,23 @@ async def in_thread(name: str, work: Callable[[], T], stop: Callable[[], None] =
     Not `asyncio.to_thread`: that one leaves the thread behind, and its shared pool is too small for stages that
     wait for each other.
     """
-    cancelled: asyncio.CancelledError | None = None
     with ThreadPoolExecutor(1, thread_name_prefix=name) as thread:
-        ending = asyncio.get_running_loop().run_in_executor(thread, work)
-        while not ending.done():
-            try:
+        return await outlast(asyncio.get_running_loop().run_in_executor(thread, work), stop)
+
+
+async def outlast(ending: asyncio.Future[T], stop: Callable[[], object]) -> T:
+    """What `ending` gives. Cancelled, it calls `stop` and still waits for the end, however often it is cancelled."""
+    cancelled: asyncio.CancelledError | None = None
+    while not ending.done():
+        try:
+            # a cancelled scope of anyio cancels us anew with every turn of the event loop, unless we hide from it
+            with anyio.CancelScope(shield=cancelled is not None):
                 await asyncio.wait([ending])
-            except asyncio.CancelledError as error:
-                cancelled = error
-                stop()
+        except asyncio.CancelledError as error:
+            cancelled = error
+            stop()
     if cancelled is not None:
-        ending.exception()  # looked at, so that asyncio does not complain of it
+        if not ending.cancelled():
+            ending.exception()  # looked at, so that asyncio does not complain of it
         raise cancelled
     return ending.result()

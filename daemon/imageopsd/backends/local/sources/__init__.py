@@ -21,7 +21,7 @@ async def open_source(url: str, options: Options, data_dir: Path) -> AsyncIterat
     scheme = urlsplit(url).scheme
     named = cloud_storage_object(url)
     if named is not None and named.bucket in options.buckets:
-        with open_object(url, Path(options.buckets[named.bucket]), named.name) as source:
+        with open_object(url, Path(options.buckets[named.bucket]), named.name, data_dir) as source:
             yield source
     elif scheme == "gs":
         raise not_found(

@@ -48,22 +48,25 @@ def open_allowed_file(url: str, roots: Iterable[str], data_dir: Path) -> Iterato
     parts = urlsplit(url)
     path = PurePosixPath(unquote(parts.path))
     root = next((Path(root) for root in roots if path.is_relative_to(root)), None)
-    # below its root no link is followed, so this is the one real path of the file
-    if (
-        root is None
-        or parts.netloc not in ("", "localhost")
-        or (root.resolve() / path.relative_to(root)).is_relative_to(data_dir.resolve())
-    ):
+    name = str(path.relative_to(root)) if root is not None else ""
+    if root is None or parts.netloc not in ("", "localhost") or _leads_into(data_dir, root, name):
         raise not_allowed("The source is in no directory that backends.local.allow_files allows.")
-    with _opened(url, root, str(path.relative_to(root)), "backends.local.allow_files") as source:
+    with _opened(url, root, name, "backends.local.allow_files") as source:
         yield source
 
 
 @contextmanager
-def open_object(url: str, directory: Path, name: str) -> Iterator[FileSource]:
-    """The object `name` of a bucket that is `directory` here."""
+def open_object(url: str, directory: Path, name: str, data_dir: Path) -> Iterator[FileSource]:
+    """The object `name` of a bucket that is `directory` here; outside `data_dir` as well."""
+    if _leads_into(data_dir, directory, name):
+        raise not_allowed("The source is in no directory that backends.local.buckets allows.")
     with _opened(url, directory, name, "backends.local.buckets", GCS_OBJECT) as source:
         yield source
+
+
+def _leads_into(data_dir: Path, root: Path, name: str) -> bool:
+    # below its root no link is followed, so this is the one real path of the file
+    return (root.resolve() / name).is_relative_to(data_dir.resolve())
 
 
 @contextmanager

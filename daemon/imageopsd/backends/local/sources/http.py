@@ -12,6 +12,7 @@ from yarl import URL
 from imageopsd.backends.local.options import Options
 from imageopsd.backends.local.pipe import Pipe
 from imageopsd.backends.local.sources.network import AddressRefused, NetworkPolicy
+from imageopsd.backends.local.sources.pace import Pace
 from imageopsd.backends.local.sources.source import (
     CODE_UNAVAILABLE,
     not_allowed,
@@ -20,11 +21,13 @@ from imageopsd.backends.local.sources.source import (
     unavailable,
     without_secrets,
 )
-from imageopsd.model.errors import BackendFailure, PermanentFailure, shown
+from imageopsd.model.errors import BackendFailure, PermanentFailure
 
 MAX_REDIRECTS = 5
 READ_BUFFER = 1024**2
 """Bytes that aiohttp keeps ready for us."""
+MAX_RETRY_AFTER = 86400.0
+"""Seconds; a server that wants more asks for a day."""
 
 _REDIRECTS = {301, 302, 303, 307, 308}
 _TEMPORARY = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS}
@@ -37,16 +40,24 @@ _NOT_ALLOWED = (
 class HttpSource:
     """A response of which the body is still to come."""
 
-    def __init__(self, url: str, response: aiohttp.ClientResponse) -> None:
+    def __init__(self, url: str, response: aiohttp.ClientResponse, options: Options) -> None:
         self._url = url
+        self._options = options
         self._response = response
         self.length = response.content_length
         self.content_type = response.headers.get("Content-Type")
 
     async def pour(self, pipe: Pipe[bytes]) -> None:
+        clock = asyncio.get_running_loop().time
+        rate, window = self._options.min_rate, self._options.rate_window
+        pace = Pace(rate, window)
+        asked = clock()
         try:
             async for block in self._response.content.iter_any():
+                if not pace.keeps_up(len(block), waited=clock() - asked):
+                    raise unavailable(self._url, f"it delivered less than {rate} bytes a second for {window!s}")
                 await pipe.send(block, len(block))
+                asked = clock()
         except (aiohttp.ClientError, OSError) as error:
             # also a body shorter than its Content-Length, and sock_read's timeout (an OSError)
             raise unavailable(self._url, _reason(error)) from error
@@ -68,17 +79,20 @@ async def open_http(url: str, policy: NetworkPolicy, options: Options) -> AsyncI
         read_bufsize=READ_BUFFER,
         headers={"Accept-Encoding": "identity", "User-Agent": "imageopsd"},
     ) as session:
-        response = await _get(session, url)
+        # sock_read alone would wait for ever for headers that come byte by byte
+        response = await _get(session, url, options.connect_timeout + options.stall_timeout)
         async with response:
-            yield HttpSource(url, response)
+            yield HttpSource(url, response, options)
 
 
-async def _get(session: aiohttp.ClientSession, url: str) -> aiohttp.ClientResponse:
-    """The first response that is no redirect. Raises BackendFailure unless it is a 200."""
+async def _get(session: aiohttp.ClientSession, url: str, limit: float) -> aiohttp.ClientResponse:
+    """The first response that is no redirect; each has `limit` seconds to begin. Raises BackendFailure unless it is
+    a 200."""
     here = _checked(url)
     for _ in range(1 + MAX_REDIRECTS):
         try:
-            response = await session.get(here, allow_redirects=False)
+            async with asyncio.timeout(limit):
+                response = await session.get(here, allow_redirects=False)
         except aiohttp.ClientConnectorError as error:
             if isinstance(error.os_error, AddressRefused):
                 raise not_allowed(_NOT_ALLOWED) from None
@@ -125,7 +139,7 @@ def _refusal(url: str, response: aiohttp.ClientResponse) -> BackendFailure:
         return not_found(url)
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
         return not_readable(url)
-    answer = f"the server answered {status} {shown(response.reason or '')}".rstrip()
+    answer = f"the server answered {status} {_phrase(status)}".rstrip()
     if status in _TEMPORARY or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return unavailable(url, answer, delay=_retry_after(response))
     return PermanentFailure(
@@ -136,15 +150,23 @@ def _refusal(url: str, response: aiohttp.ClientResponse) -> BackendFailure:
 
 
 def _retry_after(response: aiohttp.ClientResponse) -> float | None:
-    """Seconds; a date is measured by the server's own clock (RFC 9110, 10.2.3 and 6.6.1)."""
+    """Seconds, a day at most; a date is measured by the server's own clock (RFC 9110, 10.2.3 and 6.6.1)."""
     value = response.headers.get("Retry-After", "")
     if value.isascii() and value.isdigit():
-        return float(value)
+        return min(float(value), MAX_RETRY_AFTER)
     try:
         wait = parsedate_to_datetime(value) - parsedate_to_datetime(response.headers.get("Date", ""))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # the last from years and zones that no calendar has
         return None
-    return max(wait.total_seconds(), 0.0)
+    return min(max(wait.total_seconds(), 0.0), MAX_RETRY_AFTER)
+
+
+def _phrase(status: int) -> str:
+    """Ours, not the server's: its words are bytes of something that may be none of the reader's business."""
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return ""
 
 
 def _reason(error: Exception) -> str:
