@@ -142,9 +142,98 @@ def test_a_bad_file_says_where_and_what(tmp_path: Path, text: str, problem: str)
     assert told.startswith(problem)
 
 
+def test_a_store_and_a_queue_that_are_not_installed_are_refused_like_a_backend(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text('store = "x"')
+    installed = {"store": ["sqlite"], "queue": ["sqlite", "other"]}
+    with pytest.raises(ConfigError) as refused:
+        load(file, {}, [("queue", "y", "--set queue")], BACKENDS, installed)
+    assert refused.value.problems == (
+        f"{file}:1: store: 'x' is not installed. Expected one of sqlite",
+        "--set queue: queue: 'y' is not installed. Expected one of other, sqlite",
+    )
+
+
+SERVICE = {
+    "SERVICE_HOST": "10.0.0.11",
+    "SERVICE_PORT": "8640",
+    "SERVICE_PORT_HTTP": "8640",
+    "PORT": "tcp://10.0.0.11:8640",
+    "PORT_8640_TCP": "tcp://10.0.0.11:8640",
+    "PORT_8640_TCP_PROTO": "tcp",
+    "PORT_8640_TCP_PORT": "8640",
+    "PORT_8640_TCP_ADDR": "10.0.0.11",
+}
+
+
+@pytest.mark.parametrize("service", ["IMAGEOPSD", "IMAGEOPSD_METRICS", "IMAGEOPSD_SERVER"])
+def test_what_kubernetes_says_of_a_service_of_our_name_is_no_option(tmp_path: Path, service: str) -> None:
+    environment = {f"{service}_{name}": value for name, value in SERVICE.items()}
+    assert loaded(tmp_path, environment=environment).origins == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "key"),
+    [
+        ("IMAGEOPSD_PORT", "8640", "port"),
+        ("IMAGEOPSD_SERVER_LISTEN", "127.0.0.1:1", "server_listen"),
+        ("IMAGEOPSD_SERVER__PORT", "tcp://10.0.0.11:8640", "server.port"),
+        ("IMAGEOPSD_SERVER__SERVICE_HOST", "10.0.0.11", "server.service_host"),
+        ("IMAGEOPSD_WORKER", "8", "worker"),
+    ],
+)
+def test_other_variables_that_are_no_options_stay_errors(tmp_path: Path, name: str, value: str, key: str) -> None:
+    (told,) = problems(tmp_path, "", environment={name: value})
+    assert told.startswith(f"environment {name}: {key}: unknown key")
+
+
+@pytest.mark.parametrize("text", ["0s", '"0s"', "'0s'"])
+def test_a_string_on_the_command_line_may_be_quoted_as_in_a_file(tmp_path: Path, text: str) -> None:
+    flags = [("backends.simulated.duration", text, "--set"), ("data_dir", text, "--set")]
+    settings = loaded(tmp_path, flags=flags).settings
+    options: Any = settings.backends["simulated"]
+    assert (options.duration, settings.data_dir) == (0, "0s")
+
+
+@pytest.mark.parametrize("text", ['"half', "it's", '"a" b', '""'])
+def test_a_string_that_only_begins_like_a_quoted_one_is_taken_as_it_is(tmp_path: Path, text: str) -> None:
+    taken = loaded(tmp_path, flags=[("data_dir", text, "--data-dir")]).settings.data_dir
+    assert taken == ("" if text == '""' else text)
+
+
+def test_quotes_are_asked_for_in_a_file_only(tmp_path: Path) -> None:
+    (flag,) = problems(tmp_path, "", flags=[("worker.lease", "30", "--set worker.lease")])
+    (variable,) = problems(tmp_path, "", environment={"IMAGEOPSD_WORKER__LEASE": "30"})
+    (file,) = problems(tmp_path, "[worker]\nlease = 30")
+    assert flag == "--set worker.lease: worker.lease: Expected a duration such as '30s', '5m' or '14d', got '30'"
+    assert "quotes" not in variable
+    assert "in quotes" in file
+
+
+@pytest.mark.parametrize(
+    ("key", "known"),
+    [
+        ("zzz", "data_dir, backend, store, queue, server, worker, records, log, backends"),
+        ("zzz.qqq", "data_dir, backend, store, queue, server, worker, records, log, backends"),
+        ("log.zzz", "log.format, log.level"),
+        ("backends.qqqqqqqq.zzzzzzzz", "backends.local, backends.simulated"),
+    ],
+)
+def test_an_unknown_key_is_told_what_could_stand_in_its_place(tmp_path: Path, key: str, known: str) -> None:
+    (told,) = problems(tmp_path, "", flags=[(key, "1", "--set")])
+    assert told == f"--set: {key}: unknown key. Known: {known}"
+
+
 def test_a_file_that_cannot_be_read_is_named() -> None:
     with pytest.raises(ConfigError, match=r"/nowhere/c\.toml: cannot be read: No such file"):
         load(Path("/nowhere/c.toml"), {}, [], BACKENDS)
+
+
+def test_other_machines_are_served_only_with_a_tokens_file(tmp_path: Path) -> None:
+    (told,) = problems(tmp_path, '[server]\nlisten = "0.0.0.0:80"')
+    assert "there is no server.tokens_file" in told
+    text = '[server]\nlisten = "0.0.0.0:80"\ntokens_file = "/etc/imageopsd/tokens.toml"'
+    assert loaded(tmp_path, text).settings.server.listen == "0.0.0.0:80"
 
 
 @pytest.mark.parametrize("listen", ["127.0.0.1:1", "[::1]:8640", "localhost:0"])

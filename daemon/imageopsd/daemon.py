@@ -3,9 +3,9 @@
 import os
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ import anyio
 from aiohttp import web
 
 from imageopsd import plugins
+from imageopsd.api.access import Access, TokensFile, issue
+from imageopsd.api.browsers import own_pages_only
 from imageopsd.api.compute import ComputeApi
 from imageopsd.api.envelope import envelope
 from imageopsd.api.status import StatusApi
@@ -25,9 +27,11 @@ from imageopsd.engine.imageops import ImageOps
 from imageopsd.engine.intake import Intake
 from imageopsd.engine.upkeep import Upkeep
 from imageopsd.engine.worker import Worker
+from imageopsd.model.access import TokensInvalid
 from imageopsd.model.events import Change, Failed, Happening, Succeeded
 from imageopsd.model.names import IdSource
 from imageopsd.model.retry import RetryPolicy
+from imageopsd.model.time import Time
 from imageopsd.ports import Backend, JobQueue, Store
 from imageopsd.telemetry import logs
 from imageopsd.telemetry.board import Board
@@ -41,10 +45,13 @@ MAX_BODY = 1024 * 1024
 ENDPOINT_FILE = "endpoint"
 """In the data directory: the address this daemon listens on, for commands on the same host."""
 
+TOKEN_FILE = "token"  # noqa: S105 - its name, not its content
+"""In the data directory, if there is a tokens file: what lets those commands in."""
 
-def clock() -> datetime:
+
+def clock() -> Time:
     """The one place that asks what time it is."""
-    return datetime.now(UTC)
+    return Time.current()
 
 
 class StartError(Exception):
@@ -91,6 +98,7 @@ class Daemon:
 
     async def _serve(self) -> None:
         settings, data_dir = self._settings, _prepare(Path(self._settings.data_dir))
+        tokens = _tokens(settings.server.tokens_file)
         async with AsyncExitStack() as stack:
             store: Store = _plug(plugins.STORES, settings.store, data_dir)
             store.observe_commit = self._metrics.commit.observe
@@ -108,7 +116,7 @@ class Daemon:
             self._board.start_from(await store.totals())
             for observer in (self._board.hear, self._metrics.hear, logs.hear, self._count):
                 self._bus.subscribe(observer)
-            address = await stack.enter_async_context(self._listening(ops, queue, data_dir))
+            address = await stack.enter_async_context(self._listening(ops, queue, tokens, data_dir))
             log.info("ready", address=address, data_dir=str(data_dir), backend=settings.backend, recovered=recovered)
             await self._work(store, queue, backend, ops, boot)
             await store.leave(boot, clock())
@@ -153,20 +161,24 @@ class Daemon:
     # ------------------------------------------------------------------------------------------- the doors
 
     @asynccontextmanager
-    async def _listening(self, ops: ImageOps, queue: JobQueue, data_dir: Path) -> AsyncIterator[str]:
+    async def _listening(
+        self, ops: ImageOps, queue: JobQueue, tokens: TokensFile | None, data_dir: Path
+    ) -> AsyncIterator[str]:
         """The HTTP server; yields its base URL. It outlives the drain, so that records can be read to the end."""
 
         async def refresh() -> None:
             depth = await queue.depth()
-            age = (clock() - depth.oldest).total_seconds() if depth.oldest else 0.0
+            age = clock().timestamp() - depth.oldest.timestamp() if depth.oldest else 0.0
             self._metrics.set_depths(depth.waiting, depth.dead, max(age, 0.0), self._board.pending)
 
-        app = web.Application(middlewares=[envelope], client_max_size=MAX_BODY)
+        access = Access(tokens, self._metrics.refused)
+        guards = [access.middleware] if tokens else [own_pages_only, access.middleware]
+        app = web.Application(middlewares=[envelope, *guards], client_max_size=MAX_BODY)
         app.add_routes(StatusApi(self._board, self._metrics, refresh).routes())
-        app.add_routes(ComputeApi(ops).routes())
+        app.add_routes(ComputeApi(ops, access).routes())
         runner = web.AppRunner(app, handle_signals=False, access_log=None, shutdown_timeout=1.0)
         await runner.setup()
-        endpoint = data_dir / ENDPOINT_FILE
+        endpoint, token = data_dir / ENDPOINT_FILE, data_dir / TOKEN_FILE
         try:
             host, port = split_address(self._settings.server.listen)
             try:
@@ -177,10 +189,13 @@ class Daemon:
                 ) from error
             host, port = runner.addresses[0][:2]
             address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+            if tokens is not None:
+                tokens.admit(issue(token))
             endpoint.write_text(f"{address}\n")
             yield address
         finally:
             endpoint.unlink(missing_ok=True)
+            token.unlink(missing_ok=True)
             self._bus.wake_all()
             await runner.cleanup()
 
@@ -209,6 +224,13 @@ class Daemon:
 def _plug(group: str, name: str, data_dir: Path) -> Any:
     kind = plugins.find(group, name)
     return kind(kind.Options(), data_dir)
+
+
+def _tokens(file: str) -> TokensFile | None:
+    try:
+        return TokensFile(Path(file), time.monotonic) if file else None
+    except TokensInvalid as error:
+        raise StartError("\n  ".join(["server.tokens_file has errors:", *error.problems])) from error
 
 
 def _prepare(data_dir: Path) -> Path:

@@ -61,7 +61,7 @@ CASES = {
         "INVALID_IMAGE_FILE",
         400,
         "BAD REQUEST",
-        "The source is not a gzip archive: it begins with '<!DOCTYPE html><html><body>Your ' (Content-Type text/html).",
+        "The source is not a gzip archive: it is an HTML page (Content-Type text/html).",
     ),
     "empty": Bad(
         lambda _: Served(b""),

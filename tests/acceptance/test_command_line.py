@@ -2,7 +2,10 @@
 
 import json
 import re
+import socket
+import subprocess
 import sys
+import threading
 import tomllib
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -10,9 +13,13 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import click
 import pytest
 import yaml
-from tests.daemon_process import DaemonProcess, run_cli
+from tests.daemon_process import LIMIT, DaemonProcess, clean_environment, run_cli
+
+from imageopsd.cli import main
+from imageopsd.cli.main import COMMANDS, cli
 
 SIMULATED = ("backend=simulated", "backends.simulated.duration=0s")
 SCRIPTS = (
@@ -133,7 +140,201 @@ def test_the_configured_address_is_asked_where_no_daemon_left_its_own(tmp_path: 
     assert (ended.returncode, NOBODY in ended.stderr) == (5, True)
 
 
+def test_the_configured_address_is_asked_where_the_one_left_behind_is_dead(daemon: Known, tmp_path: Path) -> None:
+    (tmp_path / "endpoint").write_text(f"{NOBODY}\n")
+    listen = daemon.url.removeprefix("http://")
+
+    found = run_cli("operations", "list", "--data-dir", tmp_path, "--set", f"server.listen={listen}")
+    missed = run_cli("operations", "list", "--data-dir", tmp_path, "--set", "server.listen=127.0.0.1:2")
+
+    assert (found.returncode, daemon.good in found.stdout) == (0, True), found.stderr
+    assert (missed.returncode, missed.stdout) == (5, "")
+    assert missed.stderr.startswith(f"imageopsd: cannot reach the daemon at {NOBODY}: ")
+    assert "cannot reach the daemon at http://127.0.0.1:2: " in missed.stderr
+    assert missed.stderr.endswith("; is `imageopsd serve` running?\n")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"\xff\xfe\x00", b"here", b"file:///etc/passwd", b"http://a b/", b"http://[::1", b"http://h:x", b"\0", b""],
+)
+def test_an_endpoint_file_that_holds_no_address_is_no_riddle(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "endpoint").write_bytes(content)
+    ended = run_cli("operations", "list", "--data-dir", tmp_path, "--set", "server.listen=127.0.0.1:1")
+    assert (ended.returncode, ended.stdout) == (5, "")
+    assert ended.stderr.startswith("imageopsd: cannot reach the daemon at ")
+    assert f"cannot reach the daemon at {NOBODY}: " in ended.stderr
+
+
+OK = b"HTTP/1.1 200 OK\r\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "complaint"),
+    [
+        (OK + b"Content-Length: 5\r\n\r\nhello", "what answers at .* is not imageopsd"),
+        (OK + b"Content-Length: 2\r\n\r\n{}", "what answers at .* is not imageopsd"),
+        (OK + b"Content-Length: 4\r\n\r\n\xff\xfe\xff\xfe", "what answers at .* is not imageopsd"),
+        (OK + b"Content-Length: 99\r\n\r\n{", "cannot reach the daemon at .*IncompleteRead.*"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "cannot reach the daemon at .*"),
+        (b"", "cannot reach the daemon at .*"),
+        (b"HTTP/1.1 500 No\r\nContent-Length: 99\r\n\r\n{", "HTTP 500 No"),
+        (b"HTTP/1.1 500 No\r\nContent-Length: 2\r\n\r\n[]", "HTTP 500 No"),
+    ],
+)
+def test_what_answers_and_is_no_daemon_is_told_in_a_sentence(tmp_path: Path, answer: bytes, complaint: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def speak() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(answer)
+
+        thread = threading.Thread(target=speak)
+        thread.start()
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+        ended = run_cli("operations", "list", "--data-dir", tmp_path, "--server", address)
+        thread.join()
+    assert (ended.returncode, ended.stdout) == (1 if answer.startswith(b"HTTP/1.1 500") else 5, "")
+    assert re.fullmatch(f"imageopsd: {complaint}\n", ended.stderr), ended.stderr
+
+
+# -------------------------------------------------------------------------------------- where output goes
+
+
+def in_shell(line: str, **variables: str | Path) -> "subprocess.CompletedProcess[str]":
+    """A line for bash, in which $I is the command."""
+    environment = {"I": f"{sys.executable} -m imageopsd", **{name: str(value) for name, value in variables.items()}}
+    return subprocess.run(
+        ["bash", "-o", "pipefail", "-c", line],
+        env=clean_environment() | environment,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "--help",
+        "version",
+        "config show",
+        "operations list --data-dir $D",
+        "operations list --data-dir $D --format json",
+    ],
+)
+def test_a_full_disk_behind_the_output_is_told_in_a_sentence(daemon: Known, command: str) -> None:
+    ended = in_shell(f"$I {command} > /dev/full", D=daemon.data_dir)
+    assert (ended.returncode, ended.stderr) == (1, "imageopsd: cannot write: No space left on device\n")
+
+
+@pytest.mark.parametrize(
+    "command", ["frobnicate", "operations list --server http://127.0.0.1:1", "config check --set a"]
+)
+def test_complaints_that_cannot_be_written_are_lost_in_silence(tmp_path: Path, command: str) -> None:
+    expected = in_shell(f"$I {command}").returncode
+    for redirection in ("2> /dev/full", "2>&-", "> /dev/full 2>&1", "0<&- >&- 2>&-"):
+        ended = in_shell(f"$I {command} {redirection}")
+        assert (ended.returncode, ended.stdout, ended.stderr) == (expected, "", ""), redirection
+
+
+@pytest.mark.parametrize("command", ["--help", "version", "config show", "operations list --data-dir $D"])
+def test_no_output_at_all_is_no_failure(daemon: Known, command: str) -> None:
+    ended = in_shell(f"$I {command} >&-", D=daemon.data_dir)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("command", ["--help", "config show", "operations list --data-dir $D"])
+def test_a_reader_that_has_gone_ends_the_command_in_silence(daemon: Known, command: str) -> None:
+    # the reader is gone before the command begins to write
+    ended = in_shell(f"(sleep 0.2; exec $I {command}) | true", D=daemon.data_dir)
+    assert (ended.returncode, ended.stderr) == (1, "")
+
+
+def test_jobs_are_queued_where_their_ids_can_be_written_nowhere(tmp_path: Path) -> None:
+    job = json.dumps({"method": "images.insert", "project": "p", "body": {"name": "i", "rawDisk": SOURCE}})
+    (tmp_path / "job").write_text(job)
+    ended = in_shell('$I submit "$J" --data-dir "$D" >&-', J=tmp_path / "job", D=tmp_path / "data")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    [stats] = json.loads(run_cli("queue", "stats", "--data-dir", tmp_path / "data", "--format", "json").stdout)
+    assert stats["waiting"] == 1
+
+
+def test_a_log_that_cannot_be_written_does_not_stop_the_daemon(tmp_path: Path) -> None:
+    settings = " ".join(f"--set {setting}" for setting in SIMULATED)
+    ended = in_shell(
+        f'$I serve --data-dir "$D" --listen 127.0.0.1:0 {settings} --exit-when-idle 10ms > /dev/full', D=tmp_path
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+# ------------------------------------------------------------------------------------------------ the queue
+
+
+@pytest.mark.parametrize("command", ["stats", "dead-letters"])
+def test_looking_at_a_queue_does_not_make_one(tmp_path: Path, command: str) -> None:
+    (tmp_path / "empty").mkdir()
+    for directory in (tmp_path / "typo", tmp_path / "empty"):
+        ended = run_cli("queue", command, "--data-dir", directory)
+        assert (ended.returncode, ended.stdout, ended.stderr) == (3, "", f"imageopsd: no queue in {directory}\n")
+    assert [path.name for path in tmp_path.rglob("*")] == ["empty"]
+
+
+@pytest.mark.parametrize("key", ["queue", "store"])
+@pytest.mark.parametrize("command", [["queue", "stats"], ["config", "check"], ["serve", "--listen", "127.0.0.1:0"]])
+def test_a_queue_or_store_that_is_not_installed_is_a_configuration_error(
+    tmp_path: Path, key: str, command: list[str]
+) -> None:
+    ended = run_cli(*command, "--data-dir", tmp_path, "--set", f"{key}=x")
+    assert (ended.returncode, ended.stdout) == (78, "")
+    assert ended.stderr.endswith(f"  --set {key}: {key}: 'x' is not installed. Expected one of sqlite\n")
+
+
+# ------------------------------------------------------------------------------------------- the commands
+
+
+def test_help_says_of_each_command_what_the_command_says_of_itself() -> None:
+    for name, sentence in COMMANDS.items():
+        command = cli.commands[name]
+        assert command.name == name
+        assert (command.help or "").replace("\n", " ").startswith(sentence)
+    assert sorted(COMMANDS) == list(COMMANDS) == cli.list_commands(click.Context(cli))
+    assert {module.stem for module in Path(main.__file__).parent.iterdir()} >= COMMANDS.keys()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "unwanted"),
+    [
+        ("--help", ["imageopsd.cli.demo", "imageopsd.config", "urllib.request", "rich", "yaml", "msgspec"]),
+        ("version", ["imageopsd.cli.demo", "imageopsd.config", "urllib.request", "rich", "yaml", "msgspec"]),
+        ("operations list", ["imageopsd.cli.demo", "tarfile", "http.server", "rich", "yaml"]),
+    ],
+)
+def test_a_command_imports_only_what_it_needs(daemon: Known, arguments: str, unwanted: list[str]) -> None:
+    words = arguments.split() + (["--data-dir", str(daemon.data_dir)] if " " in arguments else [])
+    code = f"import atexit, sys; sys.argv[1:] = {words}; atexit.register(lambda: print(*sys.modules, file=sys.stderr))"
+    ended = subprocess.run(
+        [sys.executable, "-c", f"{code}; from imageopsd.cli.main import main; main()"],
+        env=clean_environment(), capture_output=True, text=True, timeout=LIMIT, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 0
+    assert set(unwanted) & set(ended.stderr.split()) == set()
+
+
 # ------------------------------------------------------------------------------------------- the records
+
+
+def test_a_table_to_a_pipe_has_columns_and_nothing_else(daemon: Known) -> None:
+    lines = read(daemon, "operations", "list").splitlines()
+    assert len(lines) == 4
+    assert [line.rstrip() for line in lines] == lines
+    starts = {heading: lines[0].index(heading) for heading in ("TYPE", "TARGET", "STATUS", "INSERTED")}
+    assert all(line[start - 1] == " " != line[start] for line in lines for start in starts.values())
+    times = [line[starts["INSERTED"] :].split()[0] for line in lines[1:]]
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(Z|[+-]\d\d:\d\d)", time) for time in times), times
 
 
 def rows(table: str) -> list[list[str]]:
@@ -318,7 +519,7 @@ def test_what_config_show_prints_is_a_configuration_that_shows_the_same(tmp_path
 def test_an_address_others_can_reach_is_refused(tmp_path: Path, listen: str) -> None:
     ended = run_cli("serve", "--data-dir", tmp_path / "data", "--listen", listen)
     assert (ended.returncode, ended.stdout) == (78, "")
-    assert "can be reached from other machines and this server has no authentication yet" in ended.stderr
+    assert "can be reached from other machines and there is no server.tokens_file" in ended.stderr
     assert not (tmp_path / "data").exists()
 
 

@@ -181,8 +181,8 @@ def test_no_metric_carries_a_name_of_anybody(lived: Lived) -> None:
         if label not in ("le", "version")
     }
     assert labels == {
-        "insert", "patch", "success", "failure", "waiting", "dead", "simulated",
-        "INVALID_FIELD_VALUE", "REQUEST_ID_REUSED",
+        "insert", "patch", "deprecate", "setLabels", "delete", "success", "failure", "waiting", "dead", "simulated",
+        "INVALID_FIELD_VALUE", "REQUEST_ID_REUSED", "missing", "unknown", "forbidden",
     }  # fmt: skip
 
 

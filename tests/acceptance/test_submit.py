@@ -157,14 +157,18 @@ def test_a_job_submitted_twice_is_one_operation(daemon: DaemonProcess) -> None:
 
 # -------------------------------------------------------------------------------------- what is refused
 
+KNOWN_METHODS = (
+    "images.insert, images.patch, images.deprecate, images.setLabels, images.delete, "
+    "machineImages.insert, machineImages.setLabels, machineImages.delete"
+)
 BAD: dict[str, tuple[Json | list[Any] | str, str]] = {
     "an unknown method": (
-        {**insert("i"), "method": "images.delete"},
-        "Invalid value for field 'job.method': 'images.delete'. Expected one of images.insert, images.patch.",
+        {**insert("i"), "method": "images.rename"},
+        f"Invalid value for field 'job.method': 'images.rename'. Expected one of {KNOWN_METHODS}.",
     ),
     "no method": (
         {"project": "p", "body": {}},
-        "Required field 'job.method' not specified. Expected one of images.insert, images.patch.",
+        f"Required field 'job.method' not specified. Expected one of {KNOWN_METHODS}.",
     ),
     "no project": (
         {"method": "images.insert", "body": {"name": "i", "rawDisk": SOURCE}},
@@ -229,7 +233,7 @@ BAD: dict[str, tuple[Json | list[Any] | str, str]] = {
     ),
     "a patch without an image": (
         {"method": "images.patch", "project": "p", "body": {"family": "f"}},
-        "Required field 'job.image' not specified. Expected the name or id of the image to patch.",
+        "Required field 'job.image' not specified. Expected the name or id of the image for images.patch.",
     ),
     "a job that is no object": (
         "just a word",
@@ -263,6 +267,38 @@ def test_a_bad_job_is_refused_at_the_door_and_nothing_is_queued(tmp_path: Path, 
     assert not (tmp_path / "data").exists()
 
 
+MERGES = b"a0: &a0 {k: 1, l: 2}\n" + b"".join(
+    f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}\n".encode() for n in range(1, 12)
+)
+ALIASES = b"a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + b"".join(
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n".encode() for n in range(1, 12)
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"a: &a [*a]", "Invalid value for field 'job'. JSON cannot say it: Circular reference detected."),
+        (b"&a [*a]", "Invalid value for field 'job'. JSON cannot say it: Circular reference detected."),
+        (b"2024-02-03: 1", "Invalid value for field 'job'. JSON cannot say it: keys must be str, int, "),
+        (b"a: .nan", "Invalid value for field 'job'. JSON cannot say it: Out of range float values are not JSON"),
+        (b'{"a": 1e999}', "Invalid value for field 'job'. JSON cannot say it: Out of range float values are not JSON"),
+        (b'{"a": "\\ud800"}', "Invalid value for field 'job'. It holds half a surrogate pair."),
+        (b'{"\\udfff": 1}', "Invalid value for field 'job'. It holds half a surrogate pair."),
+        (ALIASES, "Invalid value for field 'job'. Expected at most 1048576 bytes."),
+        (b'{"a": "' + b"x" * 1_100_000 + b'"}', "Invalid value for field 'job'. Expected at most 1048576 bytes."),
+    ],
+    ids=["a circle", "a list that is a circle", "a date for a key", "a NaN", "too large a number", "half a character",
+         "half a character in a key", "aliases of aliases", "too large"],
+)  # fmt: skip
+def test_what_no_job_can_be_is_refused_in_a_sentence(tmp_path: Path, content: bytes, complaint: str) -> None:
+    for project in ((), ("--project", "p")):
+        code, ids, said = submit(tmp_path / "data", "-", *project, stdin=content)
+        assert (code, ids, len(said.splitlines())) == (2, [], 1), said
+        assert said.startswith(f"imageopsd: standard input: {complaint}")
+    assert not (tmp_path / "data").exists()
+
+
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
@@ -273,6 +309,13 @@ def test_a_bad_job_is_refused_at_the_door_and_nothing_is_queued(tmp_path: Path, 
         (b"", "holds no job"),
         (b"[]", "holds no job"),
         (b"[" * 200_000, "not JSON: nested too deeply"),
+        (b'{"method": "a", "method": "b"}', "'method' stands twice in one object"),
+        (b'{"body": {"name": "i", "name": "i"}}\n{}', "'name' stands twice in one object"),
+        (b'{"method": NaN}', "NaN is no number that JSON knows"),
+        (b'[{"a": -Infinity}]', "-Infinity is no number that JSON knows"),
+        (b"a: 2024-02-31", "not YAML: day is out of range for month"),
+        (b"a: " + b"[" * 20_000, "not YAML: nested too deeply"),
+        (MERGES, "not YAML: a mapping of more than 10000 members"),
     ],
 )
 def test_a_file_that_holds_no_jobs_is_refused_with_what_is_wrong_with_it(

@@ -25,13 +25,14 @@ from imageopsd.engine.worker import Worker
 from imageopsd.model.durations import Seconds
 from imageopsd.model.names import IdSource
 from imageopsd.model.retry import RetryPolicy
+from imageopsd.model.time import Time
 from imageopsd.storage.sqlite.store import SqliteStore
 
 BOOT = "boot"
 ROOT = "/compute/v1/projects/p/global"
 LINKS = "https://www.googleapis.com/compute/v1/projects/p/global"
-NOW = datetime(2026, 1, 2, 3, 4, 5, 678000, tzinfo=UTC)
-TIME = "2026-01-02T03:04:05.678000Z"
+NOW = Time(2026, 1, 2, 3, 4, 5, 678000, tzinfo=UTC)
+TIME = "2026-01-02T03:04:05.678+00:00"
 """NOW as answers write it."""
 SOURCE = {"source": "https://example.com/disk.tar.gz"}
 

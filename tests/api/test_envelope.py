@@ -89,7 +89,7 @@ BAD_INSERTS: dict[str, tuple[Json, Json]] = {
         invalid(
             "resource.rawDisk.source",
             "Invalid value for field 'resource.rawDisk.source': 'https://example.com/a'. "
-            "Expected a URL with one of the schemes http, https, gs, file and no user name in it.",
+            "Expected a URL with one of the schemes http, https, gs, file, without user name or control characters.",
         ),
     ),
     "a container that is no tar": (

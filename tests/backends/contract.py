@@ -8,7 +8,7 @@ machine images in `MachineImageContract`.
 import asyncio
 import threading
 from abc import ABC, abstractmethod
-from datetime import UTC, datetime
+from datetime import UTC
 from typing import Any
 
 import msgspec
@@ -20,10 +20,11 @@ from imageopsd.model.image import DeprecationState, DeprecationStatus, Image, In
 from imageopsd.model.machine_image import MachineImage, MachineImageTask, machine_image_link
 from imageopsd.model.names import image_link
 from imageopsd.model.operation import OperationWarning
+from imageopsd.model.time import Time
 from imageopsd.ports import Backend, DeleteTask, InsertTask, PatchTask
 
 PROJECT = "p"
-CREATED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+CREATED = Time(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
 class Notes:

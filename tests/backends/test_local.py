@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from tests.backends import archives
 from tests.backends.archives import END, GIB, MIB, data_extents, header, member, packed, same_bytes
-from tests.backends.contract import CREATED, PROJECT, BackendContract, Notes, failed, insert_task, patch_task
+from tests.backends.contract import PROJECT, BackendContract, Notes, failed, insert_task, patch_task
 
 from imageopsd.backends.local import LocalBackend
 from imageopsd.model.errors import PermanentFailure
@@ -112,7 +112,7 @@ async def test_the_manifest_tells_what_the_image_is(backend: LocalBackend, data:
         "project": PROJECT,
         "imageId": "7",
         "name": "img",
-        "created": CREATED.isoformat().replace("+00:00", "Z"),
+        "created": "2026-01-02T03:04:05.000+00:00",
         "source": archive.as_uri(),
         "contentBytes": GIB,
         "facts": {

@@ -29,7 +29,7 @@ from imageopsd.backends.local.instances import Instance
 from imageopsd.backends.simulated import Script, SimulatedBackend, Step
 from imageopsd.model.durations import Seconds
 from imageopsd.model.errors import PermanentFailure, TemporaryFailure
-from imageopsd.model.image import encode_int64
+from imageopsd.model.image import encode_hook
 from imageopsd.model.machine_image import MachineImageParams, MachineImageTask, published
 from imageopsd.model.operation import Record
 from imageopsd.ports import InsertTask
@@ -255,7 +255,7 @@ async def test_a_cancelled_copy_is_not_carried_to_its_end(
 async def test_the_properties_are_the_instances_in_the_shape_of_the_contract(backend: LocalBackend) -> None:
     task = machine_image_task()
     facts = await backend.insert_machine_image(task, Notes())
-    shown = msgspec.json.decode(msgspec.json.encode(published(task.machine_image, facts), enc_hook=encode_int64))
+    shown = msgspec.json.decode(msgspec.json.encode(published(task.machine_image, facts), enc_hook=encode_hook))
     assert_valid("MachineImage", shown)
     kept = ("canIpForward", "description", "labels", "metadata", "serviceAccounts", "tags")
     network = {name: value for name, value in INSTANCE["networkInterfaces"][0].items() if not name.startswith("inv")}
@@ -358,7 +358,7 @@ async def test_the_manifest_tells_what_the_machine_image_is(backend: LocalBacken
         "project": PROJECT,
         "machineImageId": "7",
         "name": "bundle",
-        "created": "2026-01-02T03:04:05Z",
+        "created": "2026-01-02T03:04:05.000+00:00",
         "description": "First.",
         "source": VM,
         "disks": [

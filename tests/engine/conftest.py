@@ -17,6 +17,7 @@ from imageopsd.model.names import IdSource
 from imageopsd.model.operation import Operation, Status
 from imageopsd.model.requests import InsertImage, PatchImage
 from imageopsd.model.retry import RetryPolicy
+from imageopsd.model.time import Time
 from imageopsd.ports import InsertTask, PatchTask, Reporter
 from imageopsd.storage.sqlite.store import SqliteStore
 
@@ -27,7 +28,7 @@ class Clock:
     """Stands still until the test moves it."""
 
     def __init__(self) -> None:
-        self.now = datetime(2026, 11, 20, 12, tzinfo=UTC)
+        self.now = Time(2026, 11, 20, 12, tzinfo=UTC)
 
     def __call__(self) -> datetime:
         return self.now

@@ -10,7 +10,7 @@ import pytest
 from tests.contract.validate import assert_valid
 
 from imageopsd.model.errors import InvalidRequest
-from imageopsd.model.image import CustomerEncryptionKey, encode_int64
+from imageopsd.model.image import CustomerEncryptionKey, encode_hook
 from imageopsd.model.machine_image import (
     OUTPUT_ONLY,
     MachineImage,
@@ -197,7 +197,7 @@ def test_what_is_reserved_shows_no_input() -> None:
         source_instance="https://www.googleapis.com/compute/v1/projects/p/zones/z/instances/vm",
     )
     assert asked(made, request) == msgspec.structs.replace(made, guest_flush=True, params=params)
-    assert_valid("MachineImage", json.loads(msgspec.json.encode(made, enc_hook=encode_int64)))
+    assert_valid("MachineImage", json.loads(msgspec.json.encode(made, enc_hook=encode_hook)))
 
 
 def test_what_is_published_has_the_facts() -> None:
@@ -207,7 +207,7 @@ def test_what_is_published_has_the_facts() -> None:
         saved_disks=({"kind": "compute#savedDisk", "storageBytes": str(2**40)},),
     )
     made = published(reserved(WANTED, "p", 7, NOW), facts)
-    shown = json.loads(msgspec.json.encode(made, enc_hook=encode_int64))
+    shown = json.loads(msgspec.json.encode(made, enc_hook=encode_hook))
     assert (shown["status"], shown["totalStorageBytes"]) == ("READY", str(2**40))
     assert shown["sourceInstanceProperties"] == facts.properties
     assert shown["savedDisks"] == list(facts.saved_disks)

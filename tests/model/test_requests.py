@@ -47,6 +47,7 @@ def insert(**changes: object) -> InsertImage:
         (insert(raw_disk=RawDisk(source="https://host:99999/i")), "resource.rawDisk.source", "invalid"),
         (insert(raw_disk=RawDisk(source="https:///i")), "resource.rawDisk.source", "invalid"),
         (insert(raw_disk=RawDisk(source="no url")), "resource.rawDisk.source", "invalid"),
+        (insert(raw_disk=RawDisk(source="https://host/a\nb")), "resource.rawDisk.source", "invalid"),
         (
             insert(raw_disk=RawDisk(source="https://h/i", container_type="ZIP")),
             "resource.rawDisk.containerType",

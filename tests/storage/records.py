@@ -10,9 +10,10 @@ from imageopsd.model.lifecycle import apply
 from imageopsd.model.names import IdSource, operation_name
 from imageopsd.model.operation import Operation, Status
 from imageopsd.model.requests import InsertImage
+from imageopsd.model.time import Time
 from imageopsd.ports import Acceptance, Claim, Store
 
-NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
+NOW = Time(2026, 11, 20, 12, tzinfo=UTC)
 LEASE = timedelta(seconds=30)
 _ids = IdSource(node=1)
 

@@ -1,13 +1,14 @@
 """What every queue promises (`ports.JobQueue`), on every database."""
 
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import UTC
 
 import anyio
 
+from imageopsd.model.time import Time
 from imageopsd.ports import DeadLetter, Job, JobQueue, QueueDepth
 
-NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
+NOW = Time(2026, 11, 20, 12, tzinfo=UTC)
 Open = Callable[..., Awaitable[JobQueue]]
 
 

@@ -5,7 +5,7 @@ import os
 import socket
 import subprocess
 import sys
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, timedelta
 from pathlib import Path
 
 import pytest
@@ -30,12 +30,13 @@ from imageopsd.model.events import (
 )
 from imageopsd.model.lifecycle import apply
 from imageopsd.model.operation import ErrorEntry, Operation, Status
+from imageopsd.model.time import Time
 from imageopsd.ports import Totals
 from imageopsd.telemetry.board import Board
 from imageopsd.telemetry.metrics import Metrics
 from imageopsd.telemetry.systemd import notify
 
-NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
+NOW = Time(2026, 11, 20, 12, tzinfo=UTC)
 ENTRY = ErrorEntry(code="SOURCE_UNAVAILABLE", message="The source answered 503.")
 LINK = "https://www.googleapis.com/compute/v1/projects/p/global"
 

@@ -8,13 +8,12 @@ from urllib.parse import unquote
 
 import msgspec
 
+from imageopsd.api.access import Access
 from imageopsd.api.envelope import Answer, answer_to_error, failed
+from imageopsd.model.access import ANONYMOUS, Caller, PermissionDenied, needed
 from imageopsd.model.errors import InvalidRequest
 from imageopsd.model.names import ANY_PROJECT, check_project
 from imageopsd.wire.json_body import parse
-
-ANONYMOUS = "anonymous"
-"""The `user` of a call on a listener without authentication."""
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -24,7 +23,7 @@ class Call(msgspec.Struct, frozen=True):
     path: str
     query: Mapping[str, str]
     body: bytes
-    user: str = ANONYMOUS
+    caller: Caller = ANONYMOUS
     version: str = "v1"
     parameters: Mapping[str, str] = {}
 
@@ -65,26 +64,30 @@ class Route(NamedTuple):
 class Dispatcher:
     """Finds the handler of a call; whatever that raises becomes an answer."""
 
-    def __init__(self, routes: Sequence[Route]) -> None:
-        self._routes: dict[re.Pattern[str], dict[str, Handler]] = {}
+    def __init__(self, routes: Sequence[Route], access: Access) -> None:
+        self._access = access
+        self._routes: dict[re.Pattern[str], dict[str, Route]] = {}
         for route in routes:
-            self._routes.setdefault(_pattern(route.path), {})[route.method] = route.handler
+            self._routes.setdefault(_pattern(route.path), {})[route.method] = route
 
     async def answer(self, call: Call) -> Answer:
-        for pattern, handlers in self._routes.items():
+        for pattern, routes in self._routes.items():
             if match := pattern.fullmatch(call.path):
-                return await self._handled(call, match, handlers)
+                return await self._handled(call, match, routes)
         return failed(HTTPStatus.NOT_FOUND, f"{call.method} {unquote(call.path)}: Not Found")
 
-    async def _handled(self, call: Call, match: re.Match[str], handlers: Mapping[str, Handler]) -> Answer:
-        handler = handlers.get(call.method)
-        if handler is None:
+    async def _handled(self, call: Call, match: re.Match[str], routes: Mapping[str, Route]) -> Answer:
+        route = routes.get(call.method)
+        if route is None:
             message = f"{call.method} {unquote(call.path)}: Method Not Allowed"
-            return failed(HTTPStatus.METHOD_NOT_ALLOWED, message, {"Allow": ",".join(sorted(handlers))})
+            return failed(HTTPStatus.METHOD_NOT_ALLOWED, message, {"Allow": ",".join(sorted(routes))})
         parameters = {name: unquote(value) for name, value in match.groupdict().items()}
         version = parameters.pop("version")
         try:
-            body = await handler(msgspec.structs.replace(call, version=version, parameters=parameters))
+            call.caller.check(needed(route.method, route.path, parameters))
+            body = await route.handler(msgspec.structs.replace(call, version=version, parameters=parameters))
+        except PermissionDenied as error:
+            return self._access.refuse(call.caller, error.permission, call.body)
         except Exception as error:
             return answer_to_error(error, call.method, unquote(call.path))
         return Answer(HTTPStatus.OK, body)

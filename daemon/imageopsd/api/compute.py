@@ -1,9 +1,13 @@
 """The Compute REST paths over HTTP: `/compute/{v1,beta}/…` and `/batch/compute/{v1,beta}`, one state behind them."""
 
+from functools import partial
+
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
+from msgspec.structs import replace
 
-from imageopsd.api import batch
+from imageopsd.api import batch, openapi
+from imageopsd.api.access import Access, caller
 from imageopsd.api.calls import Call, Dispatcher
 from imageopsd.api.images import ImageCalls
 from imageopsd.api.machine_images import MachineImageCalls
@@ -18,22 +22,23 @@ after 60 s, and a client that is answered at once with RUNNING would spin."""
 
 
 class ComputeApi:
-    """`wait_limit` in seconds."""
+    """`access` is whose middleware stands before it, or nobody is asked for a token. `wait_limit` in seconds."""
 
-    def __init__(self, ops: ImageOps, *, wait_limit: float = WAIT_LIMIT) -> None:
-        self._dispatcher = Dispatcher(
-            [
-                *ImageCalls(ops).routes(),
-                *MachineImageCalls(ops).routes(),
-                *OperationCalls(ops, wait_limit).routes(),
-                *Neighbours().routes(),
-            ]
-        )
+    def __init__(self, ops: ImageOps, access: Access | None = None, *, wait_limit: float = WAIT_LIMIT) -> None:
+        routes = [
+            *ImageCalls(ops).routes(),
+            *MachineImageCalls(ops).routes(),
+            *OperationCalls(ops, wait_limit).routes(),
+            *Neighbours().routes(),
+        ]
+        self._dispatcher = Dispatcher(routes, access or Access(None))
+        self._describe = partial(openapi.document, routes)
 
     def routes(self) -> list[web.RouteDef]:
         return [
             web.route("*", "/compute/{path:.*}", self._call),
             web.post("/batch/compute/{version:v1|beta}", self._batch),
+            web.get("/openapi.json", self._openapi),
         ]
 
     async def _call(self, request: web.Request) -> web.Response:
@@ -42,12 +47,18 @@ class ComputeApi:
             path=request.rel_url.raw_path,
             query=request.query,
             body=await _body(request),
+            caller=caller(request),
         )
         return (await self._dispatcher.answer(call)).response()
 
+    async def _openapi(self, request: web.Request) -> web.Response:
+        """What stands here, as OpenAPI; made when somebody asks, which is seldom."""
+        return web.json_response(self._describe())
+
     async def _batch(self, request: web.Request) -> web.Response:
         parts = batch.read(request.headers.get("Content-Type", ""), await _body(request))
-        answers = [(part, await self._dispatcher.answer(part.call)) for part in parts]
+        who = caller(request)  # whatever the parts' own headers say: one request, one token
+        answers = [(part, await self._dispatcher.answer(replace(part.call, caller=who))) for part in parts]
         content_type, body = batch.write(answers)
         return web.Response(body=body, headers={"Content-Type": content_type})
 

@@ -16,6 +16,7 @@ from imageopsd.model.requests import (
 from imageopsd.model.resource import IMAGES
 from imageopsd.model.rules import check
 from imageopsd.wire.compute import (
+    as_of,
     encode,
     encode_list,
     ignored_in_patch,
@@ -23,6 +24,7 @@ from imageopsd.wire.compute import (
     read_image,
     read_labels,
     read_patch,
+    undeclared_in_insert,
 )
 from imageopsd.wire.iam import read_permissions, read_policy
 
@@ -54,12 +56,14 @@ class ImageCalls:
     # ------------------------------------------------------------------------------------------- changing
 
     async def insert(self, call: Call) -> bytes:
+        body = call.json()
         return await self._submit(
             call,
             InsertImage(
                 project=call.project,
                 request_id=call.query.get("requestId"),
-                image=read_image(call.json()),
+                image=read_image(body),
+                ignored=undeclared_in_insert(body),
                 force_create=call.boolean("forceCreate"),
             ),
         )
@@ -84,7 +88,7 @@ class ImageCalls:
                 project=call.project,
                 request_id=call.query.get("requestId"),
                 image=call.parameters["image"],
-                deprecation=read_deprecation(call.json()),
+                deprecation=read_deprecation(call.json() if call.body else {}),
             ),
         )
 
@@ -112,19 +116,23 @@ class ImageCalls:
         )
 
     async def _submit(self, call: Call, request: AnyRequest) -> bytes:
-        return encode(await self._ops.submit(check(request), user=call.user, version=call.version))
+        request = check(request)
+        if isinstance(request, InsertImage):
+            call.caller.check_sources(request.image)
+        return encode(await self._ops.submit(request, user=call.caller.name, version=call.version))
 
     # -------------------------------------------------------------------------------------------- reading
 
     async def get(self, call: Call) -> bytes:
-        return encode(await self._ops.image(call.project, call.parameters["image"]))
+        return encode(as_of(call.version, await self._ops.image(call.project, call.parameters["image"])))
 
     async def get_from_family(self, call: Call) -> bytes:
-        return encode(await self._ops.newest_in_family(call.project, call.parameters["family"]))
+        return encode(as_of(call.version, await self._ops.newest_in_family(call.project, call.parameters["family"])))
 
     async def list(self, call: Call) -> bytes:
         items, token = await ListQuery.of(IMAGES, call.query).page(partial(self._ops.images, call.project))
-        return encode_list("compute#imageList", call.project, IMAGES, items, token)
+        shown = [as_of(call.version, item) for item in items]
+        return encode_list("compute#imageList", call.project, IMAGES, shown, token)
 
     # ----------------------------------------------------------------------------------------------- IAM
 

@@ -8,7 +8,7 @@ from imageopsd.engine.imageops import ImageOps
 from imageopsd.model.requests import AnyRequest, DeleteMachineImage, InsertMachineImage, LabelMachineImage
 from imageopsd.model.resource import MACHINE_IMAGES
 from imageopsd.model.rules import check
-from imageopsd.wire.compute import encode, encode_list, read_labels, read_machine_image
+from imageopsd.wire.compute import as_of, encode, encode_list, read_labels, read_machine_image
 from imageopsd.wire.iam import read_permissions, read_policy
 
 COLLECTION = "projects/{project}/global/machineImages"
@@ -67,15 +67,20 @@ class MachineImageCalls:
         )
 
     async def _submit(self, call: Call, request: AnyRequest) -> bytes:
-        return encode(await self._ops.submit(check(request), user=call.user, version=call.version))
+        request = check(request)
+        if isinstance(request, InsertMachineImage):
+            call.caller.check_sources(request.machine_image)
+        return encode(await self._ops.submit(request, user=call.caller.name, version=call.version))
 
     async def get(self, call: Call) -> bytes:
-        return encode(await self._ops.machine_image(call.project, call.parameters["machineImage"]))
+        found = await self._ops.machine_image(call.project, call.parameters["machineImage"])
+        return encode(as_of(call.version, found))
 
     async def list(self, call: Call) -> bytes:
         fetch = partial(self._ops.machine_images, call.project)
         items, token = await ListQuery.of(MACHINE_IMAGES, call.query).page(fetch)
-        return encode_list("compute#machineImageList", call.project, MACHINE_IMAGES, items, token)
+        shown = [as_of(call.version, item) for item in items]
+        return encode_list("compute#machineImageList", call.project, MACHINE_IMAGES, shown, token)
 
     async def get_policy(self, call: Call) -> bytes:
         return encode(await self._ops.policy(MACHINE_IMAGES, call.project, call.parameters["machineImage"]))

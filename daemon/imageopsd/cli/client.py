@@ -1,6 +1,8 @@
 """The daemon's REST paths as commands use them: plain requests, errors turned into exit codes."""
 
+import http.client
 import json
+import os
 import time
 import urllib.error
 import urllib.parse
@@ -12,6 +14,7 @@ from typing import Any
 
 from imageopsd.cli.exits import Exit, Failure
 from imageopsd.config import Settings
+from imageopsd.config.loading import TOKEN_VARIABLE
 from imageopsd.model.names import ANY_PROJECT
 
 SOCKET_TIMEOUT = 60.0
@@ -23,6 +26,11 @@ POLL_INTERVAL = 0.25
 class Client:
     """Speaks to one daemon. Raises Failure: 5 if it is not there, 3 for a 404, 1 for other refusals."""
 
+    _otherwise: str | None = None
+    """Where the daemon may be instead: one that crashed has left an address where nobody listens any more."""
+
+    _token: str | None = None
+
     def __init__(self, server: str, project: str | None) -> None:
         self.server = server.rstrip("/")
         self.project = project
@@ -31,13 +39,17 @@ class Client:
 
     @classmethod
     def of(cls, settings: Settings, server: str | None, project: str | None) -> "Client":
-        """The daemon at `server`, else the one that runs on the data directory, else the configured address."""
+        """The daemon at `server`, else the one that runs on the data directory, else the configured address. The token
+        is that of IMAGEOPSD_TOKEN, else the one in the data directory, which is for the daemon there and no other."""
+        otherwise, token = None, os.environ.get(TOKEN_VARIABLE)
         if server is None:
-            try:
-                server = (Path(settings.data_dir) / "endpoint").read_text().strip()
-            except OSError:
-                server = f"http://{settings.server.listen}"
-        return cls(server, project)
+            configured = f"http://{settings.server.listen}"
+            server = _line(Path(settings.data_dir) / "endpoint") or configured
+            token = token or _line(Path(settings.data_dir) / "token")
+            otherwise = configured if configured != server else None
+        client = cls(server, project)
+        client._otherwise, client._token = otherwise, token
+        return client
 
     def operation(self, reference: str) -> dict[str, Any]:
         return self._call("GET", f"operations/{urllib.parse.quote(reference, safe='')}")
@@ -77,28 +89,51 @@ class Client:
 
     def _call(self, method: str, path: str) -> dict[str, Any]:
         project = urllib.parse.quote(self.project or ANY_PROJECT, safe="")
-        result: dict[str, Any] = json.loads(self._send(method, f"/compute/v1/projects/{project}/global/{path}"))
+        answer = self._send(method, f"/compute/v1/projects/{project}/global/{path}")
+        try:
+            result = json.loads(answer)
+        except (ValueError, RecursionError):
+            result = None
+        if not isinstance(result, dict) or not str(result.get("kind")).startswith("compute#"):
+            raise Failure(Exit.CANNOT_CONNECT, f"what answers at {self.server} is not imageopsd")
         return result
 
     def _send(self, method: str, path: str) -> bytes:
         try:
+            if not self.server.startswith(("http://", "https://")):
+                raise ValueError("not an http:// address")
             request = urllib.request.Request(f"{self.server}{path}", method=method)  # noqa: S310 - the user's server
+            if self._token:
+                request.add_unredirected_header("Authorization", f"Bearer {self._token}")
             with self._open(request, timeout=SOCKET_TIMEOUT) as answer:
                 body: bytes = answer.read()
                 return body
         except urllib.error.HTTPError as error:
             raise _refused(error) from None
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "reason", error)
-            raise Failure(
-                Exit.CANNOT_CONNECT,
-                f"cannot reach the daemon at {self.server}: {reason}; is `imageopsd serve` running?",
-            ) from None
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            reason = " ".join(str(getattr(error, "reason", error)).split()) or type(error).__name__
+            problem = f"cannot reach the daemon at {self.server}: {reason}"
+        if self._otherwise is not None:
+            self.server, self._otherwise = self._otherwise, None
+            try:
+                return self._send(method, path)
+            except Failure as failure:
+                if failure.code is not Exit.CANNOT_CONNECT:
+                    raise
+                raise Failure(failure.code, f"{problem}; {failure}") from None
+        raise Failure(Exit.CANNOT_CONNECT, f"{problem}; is `imageopsd serve` running?")
+
+
+def _line(file: Path) -> str | None:
+    try:
+        return file.read_text(errors="replace").strip()
+    except OSError:
+        return None
 
 
 def _refused(error: urllib.error.HTTPError) -> Failure:
     try:
         message = json.load(error)["error"]["message"]
-    except (ValueError, KeyError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, http.client.HTTPException):
         message = f"HTTP {error.code} {error.reason}"
     return Failure(Exit.NOT_FOUND if error.code == HTTPStatus.NOT_FOUND else Exit.FAILED, message)

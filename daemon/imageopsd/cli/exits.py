@@ -13,6 +13,10 @@ class Exit(IntEnum):
     CONFIGURATION = 78  # EX_CONFIG of sysexits.h; the systemd unit does not restart on it
 
 
+INTERRUPTED = 130
+"""What a shell makes of SIGINT."""
+
+
 class Failure(Exception):
     """Ends the command with `code` and a message for the user."""
 

@@ -1,12 +1,14 @@
 """`imageopsd operations`: the records, from the daemon that keeps them."""
 
+from typing import Any
+
 import click
 
 from imageopsd.cli.client import Client
 from imageopsd.cli.exits import Exit
 from imageopsd.cli.options import connected, output_format
 from imageopsd.cli.serve import Duration
-from imageopsd.cli.show import Follower, outcome, show, show_one
+from imageopsd.cli.show import Follower, interruptible, outcome, show, show_one
 from imageopsd.model.durations import Seconds
 
 COLUMNS = {
@@ -66,8 +68,8 @@ def wait(
     names: tuple[str, ...],
 ) -> None:
     """Wait until operations are DONE; exit code 1 if one of them failed."""
-    ended = []
-    with Follower() as follower:
+    ended: list[dict[str, Any]] = []
+    with interruptible(lambda: names[len(ended) :]), Follower() as follower:
         for name in names:
             for operation in client.follow(name, timeout):
                 follower.update(operation)

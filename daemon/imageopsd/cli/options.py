@@ -77,7 +77,8 @@ def load_settings(
             raise click.UsageError(f"--set {pair}: expected SECTION.KEY=VALUE")
         layers.append((key, value, f"--set {key}"))
     try:
-        return load(config_file, os.environ, layers, plugins.options(plugins.BACKENDS))
+        installed = {"store": plugins.names(plugins.STORES), "queue": plugins.names(plugins.QUEUES)}
+        return load(config_file, os.environ, layers, plugins.options(plugins.BACKENDS), installed)
     except ConfigError as error:
         raise Failure(Exit.CONFIGURATION, "the configuration has errors:\n  " + "\n  ".join(error.problems)) from error
     except plugins.PluginError as error:

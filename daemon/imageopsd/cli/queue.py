@@ -18,9 +18,13 @@ from imageopsd.ports import JobQueue
 T = TypeVar("T")
 
 
-def with_queue(settings: Settings, work: Callable[[JobQueue], Awaitable[T]]) -> T:
-    """Opens the configured queue as a submitter does and runs `work` on it. Raises Failure 5 if it cannot."""
+QUEUE_FILES = {"sqlite": "queue.db"}
+"""By queue: the file in the data directory without which there is no queue, for those that live in one."""
 
+
+def with_queue(settings: Settings, work: Callable[[JobQueue], Awaitable[T]], *, create: bool = False) -> T:
+    """Opens the configured queue as a submitter does and runs `work` on it. Raises Failure 3 if there is none and it
+    is not to be created, 5 if it cannot be opened, 78 if its plug cannot be had."""
     data_dir = Path(settings.data_dir)
 
     async def run() -> T:
@@ -29,8 +33,13 @@ def with_queue(settings: Settings, work: Callable[[JobQueue], Awaitable[T]]) -> 
             return await work(opened)
 
     try:
-        data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if create:
+            data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        elif not (data_dir / QUEUE_FILES.get(settings.queue, "")).exists():
+            raise Failure(Exit.NOT_FOUND, f"no queue in {settings.data_dir}")
         return anyio.run(run)
+    except plugins.PluginError as error:
+        raise Failure(Exit.CONFIGURATION, str(error)) from error
     except (OSError, StoreError) as error:
         raise Failure(Exit.CANNOT_CONNECT, f"cannot open the queue in {settings.data_dir}: {error}") from error
 

@@ -1,5 +1,6 @@
 """`imageopsd serve`: the daemon in the foreground, for systemd, a container or a terminal."""
 
+import logging
 from importlib.metadata import version
 
 import click
@@ -35,6 +36,7 @@ def serve(loaded: Loaded, exit_when_idle: Seconds | None, max_operations: int | 
     from imageopsd.telemetry import logs
 
     settings = loaded.settings
+    logging.raiseExceptions = False  # a log that cannot be written is no reason for tracebacks, nor to stop working
     logs.configure(settings.log.format, settings.log.level, version("imageopsd"))
     daemon = Daemon(settings, exit_when_idle=exit_when_idle, max_operations=max_operations)
     try:

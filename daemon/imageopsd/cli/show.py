@@ -1,11 +1,27 @@
 """How commands show records: a table for people, JSON and YAML for programs, a bar for what is under way."""
 
 import json
+import re
+import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import click
+
+from imageopsd.cli.exits import INTERRUPTED
+
+GAP = "  "
+WHOLE = frozenset({"NAME", "ID", "STATUS", "INSERTED", "CREATED", "REFUSED", "OLDEST"})
+"""Columns that are of no use when shortened."""
+EXPENDABLE = ("ARCHIVE_BYTES", "INSERTED", "CREATED", "REFUSED", "TYPE", "PROGRESS", "SIZE_GB", "FAMILY", "DEPRECATED")
+"""Columns that a terminal can do without, those that are missed least first."""
+TOLD_BY_THE_END = frozenset({"TARGET"})
+NARROWEST = 10
+"""Characters below which a column is hardly worth keeping, while there is one that can be left out."""
+
+_TIME = re.compile(r"\b(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)\.\d+(Z|[+-]\d\d:\d\d)")
 
 
 def show(records: Sequence[dict[str, Any]], form: str, columns: dict[str, str]) -> None:
@@ -35,20 +51,51 @@ def _field(record: Any, field: str) -> str:
 
 
 def _table(rows: list[dict[str, str]], columns: Iterable[str]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    if not rows and sys.stdout.isatty():
+    """Columns side by side, a line a record. On a terminal what is least missed is shortened, then left out, until
+    a line fits; anywhere else all of it is there."""
+    on_terminal = sys.stdout.isatty()
+    if not rows and on_terminal:
         click.echo("nothing to show", err=True)
         return
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    for column in columns:
-        table.add_column(column, overflow="fold", no_wrap=column in ("NAME", "ID"))
-    for row in rows:
-        table.add_row(*(Text(row[column]) for column in columns))  # Text: a name is never markup
-    # to a pipe, rows are never wrapped: the reader is a program
-    Console(width=None if sys.stdout.isatty() else 400).print(table)
+    cells = {column: [column, *(_plain(row[column]) for row in rows)] for column in columns}
+    if on_terminal:
+        cells = _fitted(cells, shutil.get_terminal_size().columns)
+    widths = [max(map(len, column)) for column in cells.values()]
+    for line in zip(*cells.values(), strict=True):
+        click.echo(GAP.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _plain(text: str) -> str:
+    """On one line, without what a terminal would obey, and times without their milliseconds."""
+    printable = "".join(character if character.isprintable() else " " for character in text)
+    return _TIME.sub(r"\1\2", printable)
+
+
+def _fitted(cells: dict[str, list[str]], room: int) -> dict[str, list[str]]:
+    """The columns made to fit into `room` characters, as far as that leaves them their use: names are never cut."""
+    widths = {column: max(map(len, texts)) for column, texts in cells.items()}
+    least = {column: width if column in WHOLE else min(width, NARROWEST) for column, width in widths.items()}
+    for column in EXPENDABLE:
+        if sum(least.values()) + len(GAP) * (len(least) - 1) > room:
+            least.pop(column, None)
+    widths = {column: widths[column] for column in least}
+    excess = sum(widths.values()) + len(GAP) * (len(widths) - 1) - room
+    loose = [column for column in widths if column not in WHOLE]
+    while excess > 0 and loose:
+        widest = max(loose, key=widths.__getitem__)
+        if widths[widest] <= NARROWEST // 2:
+            break
+        widths[widest] -= 1
+        excess -= 1
+    return {column: [_cut(text, width, column) for text in cells[column]] for column, width in widths.items()}
+
+
+def _cut(text: str, width: int, column: str) -> str:
+    if len(text) <= width:
+        return text
+    if column in TOLD_BY_THE_END and text != column:
+        return f"…{text[len(text) - width + 1 :]}"
+    return f"{text[: width - 1]}…"
 
 
 class Follower:
@@ -94,6 +141,18 @@ class Follower:
         if self._last.get(name) != state:
             self._last[name] = state
             click.echo(f"{title}  {operation['status']} {operation['progress']}%  {message}".rstrip(), err=True)
+
+
+@contextmanager
+def interruptible(names: Callable[[], Sequence[str]]) -> Iterator[None]:
+    """Within, Ctrl-C ends the waiting but not the work, and tells how to go on waiting for `names`."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        left = names()
+        goes, them = ("the job goes on", "it") if len(left) == 1 else ("the jobs go on", "them")
+        click.echo(f"\n{goes}; follow {them} with: imageopsd operations wait {' '.join(left)}", err=True)
+        raise SystemExit(INTERRUPTED) from None
 
 
 def outcome(operation: dict[str, Any]) -> str:

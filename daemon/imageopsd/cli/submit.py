@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 from uuid import uuid4
 
 import click
@@ -16,7 +16,7 @@ from imageopsd.cli.exits import Exit, Failure
 from imageopsd.cli.options import addressed, configured
 from imageopsd.cli.queue import with_queue
 from imageopsd.cli.serve import Duration
-from imageopsd.cli.show import Follower
+from imageopsd.cli.show import Follower, interruptible
 from imageopsd.config import Loaded, Settings
 from imageopsd.model.durations import Seconds
 from imageopsd.model.errors import InvalidRequest
@@ -53,7 +53,7 @@ def submit(
     """
     jobs = [_prepared(value, place, project) for file in files for place, value in _values(file)]
     receipts = with_queue(
-        loaded.settings, lambda queue: queue.put([(job.id, job.body) for job in jobs], datetime.now(UTC))
+        loaded.settings, lambda queue: queue.put([(job.id, job.body) for job in jobs], datetime.now(UTC)), create=True
     )
     for job in jobs:
         click.echo(job.id)
@@ -79,12 +79,32 @@ def _prepared(value: Any, place: str, project: str | None) -> _Prepared:
         value = {**value, "project": project}
     request_id = value.get("requestId") if isinstance(value, dict) else None
     job_id = request_id if isinstance(request_id, str) and REQUEST_ID.fullmatch(request_id) else str(uuid4())
-    body = json.dumps(value, ensure_ascii=False, default=str).encode()
     try:
+        body = _encoded(value)
         request = read_job(body, job_id)
     except InvalidRequest as error:
         raise Failure(Exit.USAGE, f"{place}: {error}") from error
     return _Prepared(job_id.lower(), request.project, body)
+
+
+def _encoded(value: Any) -> bytes:
+    """The job's JSON. YAML can mean what JSON cannot say, or more of it than it has bytes itself: an alias of aliases
+    is written out a piece at a time, and no further than a job may reach. Raises InvalidRequest."""
+    parts: list[bytes] = []
+    room = MAX_JOB_BYTES
+    try:
+        for part in json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=str).iterencode(value):
+            parts.append(part.encode())
+            room -= len(parts[-1])
+            if room < 0:
+                break  # read_job says what is wrong with it
+    except UnicodeEncodeError as error:
+        raise InvalidRequest("job", "Invalid value for field 'job'. It holds half a surrogate pair.") from error
+    except RecursionError as error:
+        raise InvalidRequest("job", "Invalid JSON payload received for 'job': nested too deeply.") from error
+    except (TypeError, ValueError) as error:  # a key that is a date or a list, a number that is none, a circle
+        raise InvalidRequest("job", f"Invalid value for field 'job'. JSON cannot say it: {error}.") from error
+    return b"".join(parts)
 
 
 def _values(file: Path) -> Iterator[tuple[str, Any]]:
@@ -111,8 +131,10 @@ def _values(file: Path) -> Iterator[tuple[str, Any]]:
 def _parsed(text: str, name: str) -> list[Any]:
     """JSON, else JSON lines, else YAML documents. Raises Failure 2 with the error of what it most likely is."""
     try:
-        value = json.loads(text)
+        value = _json(text)
         return value if isinstance(value, list) else [value]
+    except _Ambiguous as error:
+        raise Failure(Exit.USAGE, f"{name}: {error}") from error
     except ValueError as error:
         problem = f"not JSON: {error}"
     except RecursionError:
@@ -120,19 +142,43 @@ def _parsed(text: str, name: str) -> list[Any]:
     lines = [line for line in text.splitlines() if line.strip()]
     if len(lines) > 1 and all(line.lstrip().startswith("{") for line in lines):
         try:
-            return [json.loads(line) for line in lines]
+            return [_json(line) for line in lines]
+        except _Ambiguous as error:
+            raise Failure(Exit.USAGE, f"{name}: {error}") from error
         except ValueError as error:
             problem = f"not JSON lines: {error}"
     if not text.lstrip().startswith(("{", "[")):
-        import yaml
+        from imageopsd.cli.yaml_jobs import NotYaml, documents
 
         try:
-            documents = [document for document in yaml.safe_load_all(text) if document is not None]
-        except (yaml.YAMLError, RecursionError) as error:
+            return [
+                job for document in documents(text) for job in (document if isinstance(document, list) else [document])
+            ]
+        except NotYaml as error:
             problem = f"not YAML: {error}"
-        else:
-            return [job for document in documents for job in (document if isinstance(document, list) else [document])]
     raise Failure(Exit.USAGE, f"{name}: {problem}")
+
+
+class _Ambiguous(Exception):
+    """JSON to some readers and not to others, or not the same to all."""
+
+
+def _json(text: str) -> Any:
+    """Raises _Ambiguous, ValueError or RecursionError."""
+    return json.loads(text, object_pairs_hook=_object, parse_constant=_constant)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in found if names.count(name) > 1)
+        raise _Ambiguous(f"'{twice}' stands twice in one object")
+    return found
+
+
+def _constant(text: str) -> NoReturn:
+    raise _Ambiguous(f"{text} is no number that JSON knows")
 
 
 # ----------------------------------------------------------------------------------------------- following
@@ -144,13 +190,15 @@ def _all_succeed(
     """Follows the jobs' operations, one after the other, and shows how far they are."""
     deadline = None if timeout is None else time.monotonic() + timeout
     failed = False
-    with Follower() as follower:
+    left = [job.id for job, _ in submitted]
+    with interruptible(lambda: left), Follower() as follower:
         for job, receipt in submitted:
             client = Client.of(settings, server, job.project)
             _await_operation(client, settings, job, receipt, deadline)
             for operation in client.follow(job.id, None if deadline is None else deadline - time.monotonic()):
                 follower.update(operation)
             failed = failed or "error" in operation
+            left.remove(job.id)
     return not failed
 
 

@@ -2,7 +2,7 @@
 
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -14,8 +14,20 @@ from imageopsd.model.durations import Seconds
 
 ENVIRONMENT_PREFIX = "IMAGEOPSD_"
 CONFIG_VARIABLE = "IMAGEOPSD_CONFIG"
+TOKEN_VARIABLE = "IMAGEOPSD_TOKEN"  # noqa: S105 - its name
+"""What commands show to a daemon on another host; no option, for options can be shown by `config show`."""
+NO_OPTIONS = frozenset({CONFIG_VARIABLE, TOKEN_VARIABLE})
 OptionTypes = Mapping[str, type[msgspec.Struct]]
 """Backend name → the struct of its options."""
+
+_SERVICE_VARIABLE = re.compile(
+    r"IMAGEOPSD_(?!.*__.*=)(?:[A-Z0-9_]+_)?"
+    r"(?:SERVICE_HOST=.*|SERVICE_PORT(?:_\w+)?=\d*|PORT(?:_\d+_(?:TCP|UDP|SCTP))?=(?:tcp|udp|sctp)://.*"
+    r"|PORT_\d+_(?:TCP|UDP|SCTP)_(?:PROTO|PORT|ADDR)=.*)",
+    re.ASCII | re.DOTALL,
+)
+"""What Kubernetes puts into every container of a namespace for a Service named imageopsd, or imageopsd-something
+(https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables)."""
 
 
 class ConfigError(Exception):
@@ -41,25 +53,32 @@ class _Value(msgspec.Struct, frozen=True):
 
 
 def load(
-    file: Path | None, environment: Mapping[str, str], flags: Sequence[tuple[str, str, str]], backends: OptionTypes
+    file: Path | None,
+    environment: Mapping[str, str],
+    flags: Sequence[tuple[str, str, str]],
+    backends: OptionTypes,
+    installed: Mapping[str, Collection[str]] | None = None,
 ) -> Loaded:
-    """Reads all layers. `flags` are (dotted key, value, how the user wrote it). Raises ConfigError with every
-    problem there is."""
+    """Reads all layers. `flags` are (dotted key, value, how the user wrote it); `installed` are the names of plugs
+    that "store" and "queue" may have, if that is to be checked. Raises ConfigError with every problem there is."""
     problems: list[str] = []
     values: dict[str, _Value] = {}
     if file is not None:
         values |= _from_file(file, problems)
     for name, text in environment.items():
-        if name.startswith(ENVIRONMENT_PREFIX) and name != CONFIG_VARIABLE and not name.startswith("IMAGEOPSD_TEST_"):
+        if name.startswith(ENVIRONMENT_PREFIX) and name not in NO_OPTIONS and not name.startswith("IMAGEOPSD_TEST_"):
+            if _SERVICE_VARIABLE.fullmatch(f"{name}={text}"):
+                continue
             key = name.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", ".")
             values[key] = _Value(text, f"environment {name}", text=True)
     for key, text, written in flags:
         values[key] = _Value(text, written, text=True)
     settings = _build(Settings, values, backends, problems)
-    if settings is not None and settings.backend not in backends:
-        expected = f"Expected one of {', '.join(sorted(backends))}"
-        origin = values["backend"].origin if "backend" in values else "default"
-        problems.append(f"{origin}: backend: '{settings.backend}' is not installed. {expected}")
+    for key, names in {"backend": backends, **(installed or {})}.items():
+        if settings is not None and getattr(settings, key) not in names:
+            expected = f"Expected one of {', '.join(sorted(names))}"
+            origin = values[key].origin if key in values else "default"
+            problems.append(f"{origin}: {key}: '{getattr(settings, key)}' is not installed. {expected}")
     if problems or settings is None:
         raise ConfigError(problems)
     return Loaded(settings, {key: value.origin for key, value in values.items()})
@@ -127,9 +146,8 @@ def _build(
         if built is not None:
             options[name] = built
     settings = _section(section, "", remaining, problems, backends=options)
-    known = _known_keys(section, "") + [
-        key for name, kind in backends.items() for key in _known_keys(kind, f"backends.{name}.")
-    ]
+    known = [key for key in _known_keys(section, "") if key != "backends"]  # no value itself
+    known += [key for name, kind in backends.items() for key in _known_keys(kind, f"backends.{name}.")]
     for key, value in remaining.items():
         close = get_close_matches(key, known, n=1)
         hint = f". Did you mean '{close[0]}'?" if close else f". Known: {', '.join(_siblings(key, known))}"
@@ -159,7 +177,10 @@ def _section(
         try:
             arguments[name] = msgspec.convert(_typed(value, hint), hint, dec_hook=_decode)
         except (msgspec.ValidationError, ValueError) as error:
-            problems.append(f"{value.origin}: {key}: {_sentence(error)}")
+            problem = _sentence(error)
+            if value.text:  # quotes are for files; a shell would eat them
+                problem = problem.replace(" in quotes", "", 1)
+            problems.append(f"{value.origin}: {key}: {problem}")
             complete = False
     try:  # also with values missing: the rules on those that are there may have something to say
         section = kind(**{name: value for name, value in arguments.items() if value is not None})
@@ -182,8 +203,8 @@ def _take(key: str, hint: Any, remaining: dict[str, _Value]) -> _Value | None:
 
 
 def _typed(value: _Value, hint: Any) -> Any:
-    """A flag's or variable's text as TOML would read it, unless a string is wanted."""
-    if not value.text or hint in (str, Seconds):
+    """A flag's or variable's text as TOML would read it; where a string is wanted, quotes may be left out."""
+    if not value.text or (hint in (str, Seconds) and not value.value.startswith(('"', "'"))):
         return value.value
     try:
         return tomllib.loads(f"value = {value.value}")["value"]
@@ -218,6 +239,10 @@ def _known_keys(kind: type[Any], prefix: str) -> list[str]:
 
 
 def _siblings(key: str, known: Sequence[str]) -> list[str]:
+    """What could stand where `key` does, sections by their names alone."""
     section = key.rpartition(".")[0]
-    near = [name for name in known if name.rpartition(".")[0] == section]
-    return near or sorted({name.partition(".")[0] for name in known})
+    while section and not any(name.startswith(f"{section}.") for name in known):
+        section = section.rpartition(".")[0]
+    prefix = f"{section}." if section else ""
+    near = [prefix + name.removeprefix(prefix).partition(".")[0] for name in known if name.startswith(prefix)]
+    return list(dict.fromkeys(near))

@@ -34,13 +34,14 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Server(Section, frozen=True):
     listen: str = "127.0.0.1:8640"
+    tokens_file: str = ""
 
     def __post_init__(self) -> None:
         host, port = split_address(self.listen)
-        if not is_loopback(host):
+        if not is_loopback(host) and not self.tokens_file:
             raise ValueError(
-                f"listen: '{host}' can be reached from other machines and this server has no authentication yet. "
-                "Expected a loopback address such as 127.0.0.1:8640; put a proxy that authenticates in front of it"
+                f"listen: '{host}' can be reached from other machines and there is no server.tokens_file to tell whom "
+                "to let in. Expected a tokens file, or a loopback address such as 127.0.0.1:8640"
             )
         if not 0 <= port <= 65535:
             raise ValueError(f"listen: Expected a port from 0 to 65535, got {port}")

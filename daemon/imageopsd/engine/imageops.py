@@ -1,7 +1,7 @@
 """The verbs, the same for every door: make operations out of requests, read what became of them."""
 
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 import anyio
 from msgspec.structs import replace
@@ -29,9 +29,10 @@ from imageopsd.model.requests import (
     LabelMachineImage,
 )
 from imageopsd.model.resource import IMAGES, Resource, resource_link, resource_path
+from imageopsd.model.time import Time
 from imageopsd.ports import Page, Store
 
-Clock = Callable[[], datetime]
+Clock = Callable[[], Time]
 
 
 class ImageOps:
@@ -65,6 +66,7 @@ class ImageOps:
         match request:
             case InsertImage():
                 image, warnings = await self._reserved(request, now)
+                warnings += [_undeclared(name) for name in request.ignored]
                 return await self._record(request, image, user, version, now, warnings=warnings, reserve=image)
             case InsertMachineImage(machine_image=wanted):
                 number = self._ids.next(now)
@@ -94,7 +96,7 @@ class ImageOps:
         target: Resource,
         user: str,
         version: str,
-        now: datetime,
+        now: Time,
         *,
         warnings: Sequence[OperationWarning] = (),
         reserve: Resource | None = None,
@@ -130,7 +132,7 @@ class ImageOps:
             self._bus.publish(Change(failed or Accepted(), accepted.operation, project, now))
         return accepted.operation
 
-    async def _reserved(self, request: InsertImage, now: datetime) -> tuple[Image, list[OperationWarning]]:
+    async def _reserved(self, request: InsertImage, now: Time) -> tuple[Image, list[OperationWarning]]:
         """The image the request will make. Which one a source image's name or family means is decided here, once."""
         image = reserved(request.image, request.project, self._ids.next(now), now)
         if not image.source_image:
@@ -204,6 +206,15 @@ def _deprecated(source: Image) -> OperationWarning:
         f"The resource '{link}' is deprecated.{advice}",
         resource_name=link,
         replacement=replacement,
+    )
+
+
+def _undeclared(name: str) -> OperationWarning:
+    """The warning for what is no field of the resource, and is let pass because a client in use sends it."""
+    return OperationWarning.of(
+        "UNDECLARED_PROPERTIES",
+        f"The field 'resource.{name}' is not one of an Image and was ignored.",
+        field=f"resource.{name}",
     )
 
 

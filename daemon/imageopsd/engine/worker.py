@@ -43,6 +43,7 @@ from imageopsd.model.events import (
 )
 from imageopsd.model.lifecycle import apply
 from imageopsd.model.retry import RetryPolicy
+from imageopsd.model.time import Time
 from imageopsd.ports import Backend, CatalogueChange, Claim, Store
 
 FLUSH_INTERVAL = 1.0
@@ -55,7 +56,6 @@ LOOK_AGAIN = 1.0
 """Seconds until an operation that waits for another one's image is looked at again."""
 
 SHUTDOWN = "the daemon is shutting down"
-
 
 INTERNAL = PermanentFailure(
     "INTERNAL_ERROR",
@@ -181,7 +181,7 @@ class Worker:
             return 0
         return (self._deferred[0] - now).total_seconds()
 
-    def _due_at(self, until: datetime) -> None:
+    def _due_at(self, until: Time) -> None:
         heapq.heappush(self._deferred, until)
         self.look()
 

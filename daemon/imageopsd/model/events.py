@@ -1,10 +1,9 @@
 """What can happen to an operation; past participles. `lifecycle.apply` turns each into the next record."""
 
-from datetime import datetime
-
 import msgspec
 
 from imageopsd.model.operation import ErrorEntry, Operation, OperationWarning
+from imageopsd.model.time import Time
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -38,14 +37,14 @@ class Deferred(Event, frozen=True):
     attempt: int
     attempts: int
     failure: ErrorEntry
-    until: datetime
+    until: Time
 
 
 class Postponed(Event, frozen=True):
     """It cannot start yet for a reason that is no failure; looked at again at `until`."""
 
     reason: str
-    until: datetime
+    until: Time
 
 
 class Interrupted(Event, frozen=True):
@@ -73,7 +72,7 @@ class Change(msgspec.Struct, frozen=True):
     event: Event
     operation: Operation
     project: str
-    at: datetime
+    at: Time
 
 
 class JobBuried(msgspec.Struct, frozen=True):

@@ -3,7 +3,6 @@
 import base64
 import re
 from collections.abc import Mapping
-from datetime import datetime
 from enum import StrEnum
 from hashlib import sha256
 from typing import Any, TypeVar
@@ -11,8 +10,9 @@ from typing import Any, TypeVar
 from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
-from imageopsd.model.names import image_link
+from imageopsd.model.names import full_link, image_link
 from imageopsd.model.operation import Record
+from imageopsd.model.time import Time
 
 GIB = 1024**3
 """Compute's `diskSizeGb` counts in units of 2^30 bytes."""
@@ -22,15 +22,21 @@ class Int64(int):
     """A 64-bit number that JSON carries as a string (proto3 JSON mapping, int64/uint64/fixed64)."""
 
 
-def encode_int64(value: Any) -> str:
-    """msgspec's hook for writing: 64-bit numbers are strings in JSON."""
+def encode_hook(value: Any) -> str:
+    """msgspec's hook for writing: 64-bit numbers are strings in JSON, times are as `Time` says."""
     if isinstance(value, Int64):
         return str(int(value))
+    if isinstance(value, Time):
+        return value.text()
     raise NotImplementedError(f"{type(value).__name__} has no JSON form")
 
 
-def decode_int64(kind: type, value: Any) -> Any:
-    """msgspec's hook for reading: a 64-bit number comes as a string of digits or as a number."""
+def decode_hook(kind: type, value: Any) -> Any:
+    """msgspec's hook for reading: a 64-bit number comes as a string of digits or as a number, a time as a string."""
+    if kind is Time:
+        if not isinstance(value, str):
+            raise ValueError("Expected an RFC 3339 time")
+        return Time.fromisoformat(value)
     if kind is not Int64:
         raise NotImplementedError(f"{kind.__name__} has no JSON form")
     if isinstance(value, bool) or not (isinstance(value, int) or (isinstance(value, str) and _DIGITS.fullmatch(value))):
@@ -121,7 +127,7 @@ class Image(Part, frozen=True, tag_field="kind", tag="compute#image"):
     description: str | None = None
     family: str | None = None
     status: ImageStatus | None = None
-    creation_timestamp: datetime | None = None
+    creation_timestamp: Time | None = None
     self_link: str | None = None
     source_type: str | None = None
     raw_disk: RawDisk | None = None
@@ -169,7 +175,7 @@ class ImageFacts(Record, frozen=True):
     sha256: str | None = None
 
 
-def reserved(wanted: Image, project: str, image_id: int, now: datetime) -> Image:
+def reserved(wanted: Image, project: str, image_id: int, now: Time) -> Image:
     """How the image looks from admission on, while its bytes are not there yet."""
     assert wanted.name is not None  # model.requests.check
     return replace(
@@ -180,6 +186,7 @@ def reserved(wanted: Image, project: str, image_id: int, now: datetime) -> Image
         self_link=image_link(project, wanted.name),
         source_type=wanted.source_type or "RAW",
         label_fingerprint=label_fingerprint(wanted.labels or {}),
+        licenses=tuple(full_link(license) for license in wanted.licenses),
         params=None,  # input only: it speaks to the service and is not part of the resource
     )
 
@@ -210,12 +217,12 @@ def labelled(resource: Labelled, labels: Mapping[str, str]) -> Labelled:
     return replace(resource, labels=dict(labels) or None, label_fingerprint=label_fingerprint(labels))
 
 
-def deprecated(image: Image, deprecation: DeprecationStatus, now: datetime) -> Image:
+def deprecated(image: Image, deprecation: DeprecationStatus, now: Time) -> Image:
     """The image after `images.deprecate`."""
     return patched(image, ImagePatch(deprecated=deprecation), now)
 
 
-def patched(image: Image, patch: ImagePatch, now: datetime) -> Image:
+def patched(image: Image, patch: ImagePatch, now: Time) -> Image:
     """The image after `images.patch`: fields that are set replace, an empty string clears, the rest stays."""
     changes: dict[str, Any] = {}
     if isinstance(patch.family, str):
@@ -227,7 +234,7 @@ def patched(image: Image, patch: ImagePatch, now: datetime) -> Image:
     return replace(image, **changes)
 
 
-def _deprecation(wanted: DeprecationStatus, now: datetime) -> DeprecationStatus | None:
+def _deprecation(wanted: DeprecationStatus, now: Time) -> DeprecationStatus | None:
     """ACTIVE is the absence of the member: libcloud takes any `deprecated` for a deprecated image. The time of
     the state that was asked for is filled in where the caller gave none."""
     if wanted.state in (None, DeprecationState.ACTIVE):

@@ -5,7 +5,6 @@ underneath, status only moves forward and progress never falls. Only the worker 
 """
 
 from collections.abc import Callable
-from datetime import datetime
 from http import HTTPStatus
 from typing import Any
 
@@ -23,6 +22,7 @@ from imageopsd.model.events import (
     Warned,
 )
 from imageopsd.model.operation import Operation, OperationError, OperationWarning, Status
+from imageopsd.model.time import Time
 
 TRANSITIONS: dict[Status, dict[type[Event], Status]] = {
     Status.PENDING: {
@@ -54,7 +54,7 @@ class IllegalTransition(Exception):
         super().__init__(f"{operation.name} is {operation.status}: it cannot be {type(event).__name__}")
 
 
-def apply(operation: Operation, event: Event, now: datetime) -> Operation:
+def apply(operation: Operation, event: Event, now: Time) -> Operation:
     """The record after `event`. Raises IllegalTransition where the table has no entry."""
     status = TRANSITIONS[operation.status].get(type(event))
     if status is None:
@@ -62,11 +62,11 @@ def apply(operation: Operation, event: Event, now: datetime) -> Operation:
     return replace(operation, status=status, **_CHANGES[type(event)](operation, event, now))
 
 
-def _claimed(operation: Operation, event: Claimed, now: datetime) -> dict[str, Any]:
+def _claimed(operation: Operation, event: Claimed, now: Time) -> dict[str, Any]:
     return {"start_time": operation.start_time or now, "status_message": None}
 
 
-def _progressed(operation: Operation, event: Progressed, now: datetime) -> dict[str, Any]:
+def _progressed(operation: Operation, event: Progressed, now: Time) -> dict[str, Any]:
     percent = min(event.percent, UNPUBLISHED_LIMIT)
     return {
         "progress": max(operation.progress, percent),
@@ -74,13 +74,13 @@ def _progressed(operation: Operation, event: Progressed, now: datetime) -> dict[
     }
 
 
-def _warned(operation: Operation, event: Warned, now: datetime) -> dict[str, Any]:
+def _warned(operation: Operation, event: Warned, now: Time) -> dict[str, Any]:
     if event.warning in operation.warnings:  # a second attempt finds the same things again
         return {}
     return {"warnings": (*operation.warnings, event.warning)}
 
 
-def _deferred(operation: Operation, event: Deferred, now: datetime) -> dict[str, Any]:
+def _deferred(operation: Operation, event: Deferred, now: Time) -> dict[str, Any]:
     warning = OperationWarning.of(
         "NOT_CRITICAL_ERROR",
         f"Attempt {event.attempt} of {event.attempts} failed: {event.failure.message}",
@@ -94,15 +94,15 @@ def _deferred(operation: Operation, event: Deferred, now: datetime) -> dict[str,
     }
 
 
-def _postponed(operation: Operation, event: Postponed, now: datetime) -> dict[str, Any]:
+def _postponed(operation: Operation, event: Postponed, now: Time) -> dict[str, Any]:
     return {"status_message": event.reason}
 
 
-def _interrupted(operation: Operation, event: Interrupted, now: datetime) -> dict[str, Any]:
+def _interrupted(operation: Operation, event: Interrupted, now: Time) -> dict[str, Any]:
     return {"status_message": f"Interrupted: {event.reason}; it will be taken up again"}
 
 
-def _succeeded(operation: Operation, event: Succeeded, now: datetime) -> dict[str, Any]:
+def _succeeded(operation: Operation, event: Succeeded, now: Time) -> dict[str, Any]:
     return {
         "progress": PUBLISHED,
         "end_time": now,
@@ -111,7 +111,7 @@ def _succeeded(operation: Operation, event: Succeeded, now: datetime) -> dict[st
     }
 
 
-def _failed(operation: Operation, event: Failed, now: datetime) -> dict[str, Any]:
+def _failed(operation: Operation, event: Failed, now: Time) -> dict[str, Any]:
     return {
         "progress": PUBLISHED,
         "end_time": now,
@@ -122,7 +122,7 @@ def _failed(operation: Operation, event: Failed, now: datetime) -> dict[str, Any
     }
 
 
-_CHANGES: dict[type[Event], Callable[[Operation, Any, datetime], dict[str, Any]]] = {
+_CHANGES: dict[type[Event], Callable[[Operation, Any, Time], dict[str, Any]]] = {
     Claimed: _claimed,
     Progressed: _progressed,
     Warned: _warned,

@@ -3,7 +3,6 @@
 v1 and beta have the same fields. A machine image never changes after it is made, but for its labels and its policy.
 """
 
-from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
@@ -14,6 +13,7 @@ from imageopsd.model.image import CustomerEncryptionKey, Int64, Part
 from imageopsd.model.names import project_link
 from imageopsd.model.operation import Record
 from imageopsd.model.references import parse_instance_reference
+from imageopsd.model.time import Time
 
 OUTPUT_ONLY = frozenset(
     {
@@ -66,7 +66,7 @@ class MachineImage(Part, frozen=True, tag_field="kind", tag="compute#machineImag
     name: str | None = None
     description: str | None = None
     status: MachineImageStatus | None = None
-    creation_timestamp: datetime | None = None
+    creation_timestamp: Time | None = None
     self_link: str | None = None
     source_instance: str | None = None
     source_instance_properties: dict[str, Any] | None = None
@@ -112,7 +112,7 @@ def machine_image_link(project: str, name: str, version: str = "v1") -> str:
     return f"{project_link(project, version)}/global/machineImages/{name}"
 
 
-def reserved(wanted: MachineImage, project: str, machine_image_id: int, now: datetime) -> MachineImage:
+def reserved(wanted: MachineImage, project: str, machine_image_id: int, now: Time) -> MachineImage:
     """How the machine image looks from admission on, while its disks are not there yet. What is input only speaks to
     the service and is no part of the resource; `asked` gives it back to the backend."""
     assert wanted.name is not None  # check_machine_image

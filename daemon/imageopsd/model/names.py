@@ -61,6 +61,11 @@ def image_link(project: str, name: str, version: str = "v1") -> str:
     return f"{LINK_ROOT}/{version}/{image_path(project, name)}"
 
 
+def full_link(reference: str) -> str:
+    """A partial URL as a full one: libcloud takes them apart by their slashes, counted from the front."""
+    return reference if "://" in reference else f"{LINK_ROOT}/v1/{reference}"
+
+
 def operation_path(project: str, name: str) -> str:
     return f"projects/{project}/global/operations/{name}"
 

@@ -5,10 +5,11 @@ operation cannot carry (zone, region, bulk-insert and health metadata) are left 
 names are the record's stored form and its wire form at once, so a record read with `sqlite3` looks like the API.
 """
 
-from datetime import datetime
 from enum import StrEnum
 
 import msgspec
+
+from imageopsd.model.time import Time
 
 
 class Record(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
@@ -108,9 +109,9 @@ class Operation(Record, frozen=True, kw_only=True, tag_field="kind", tag="comput
     operation_type: str
     status: Status
     progress: int
-    insert_time: datetime
-    start_time: datetime | None = None
-    end_time: datetime | None = None
+    insert_time: Time
+    start_time: Time | None = None
+    end_time: Time | None = None
     user: str | None = None
     target_link: str
     target_id: str | None = None

@@ -2,6 +2,7 @@
 
 import base64
 from hashlib import sha256
+from typing import Literal
 
 import msgspec
 from msgspec.structs import replace
@@ -36,7 +37,7 @@ class AuditConfig(Part, frozen=True):
 class Policy(Part, frozen=True):
     """`etag` changes with the content; a writer that names one says which content it has seen."""
 
-    version: int | None = None
+    version: Literal[0, 1, 3] | None = None
     bindings: tuple[Binding, ...] = ()
     audit_configs: tuple[AuditConfig, ...] = ()
     etag: str | None = None

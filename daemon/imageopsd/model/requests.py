@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import msgspec
 
-from imageopsd.model.image import DeprecationStatus, Image, ImagePatch, encode_int64
+from imageopsd.model.image import DeprecationStatus, Image, ImagePatch, encode_hook
 from imageopsd.model.machine_image import MachineImage
 from imageopsd.model.operation import Record
 from imageopsd.model.resource import IMAGES, MACHINE_IMAGES
@@ -33,7 +33,7 @@ class Request(Record, frozen=True):
     def fingerprint(self) -> bytes:
         """Equal for requests that ask for the same; the request id itself is not part of it."""
         same = msgspec.structs.replace(self, request_id=None)
-        return sha256(msgspec.json.encode(same, enc_hook=encode_int64, order="sorted")).digest()
+        return sha256(msgspec.json.encode(same, enc_hook=encode_hook, order="sorted")).digest()
 
 
 class InsertImage(Request, frozen=True, kw_only=True, tag_field="method", tag="images.insert"):

@@ -1,8 +1,10 @@
 """When a failed attempt is tried again. The worker obeys; nobody else retries."""
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 import msgspec
+
+from imageopsd.model.time import Time
 
 LONGEST_WISH = 3600.0
 """Seconds: a provider's Retry-After beyond it, and beyond the policy's own cap, is cut to it."""
@@ -16,7 +18,7 @@ class RetryPolicy(msgspec.Struct, frozen=True):
     base: float
     cap: float
 
-    def next_try(self, attempt: int, now: datetime, dice: float, asked: float | None = None) -> datetime | None:
+    def next_try(self, attempt: int, now: Time, dice: float, asked: float | None = None) -> Time | None:
         """When attempt number `attempt` (from 1) has failed: the time of the next, or `None` to give up.
         `dice` is a random number in [0, 1); `asked` the provider's Retry-After in seconds."""
         if attempt >= self.attempts:

@@ -154,14 +154,16 @@ def _check_source(image: Image, project: str) -> None:
 
 
 def _check_url(field: str, url: str) -> None:
-    expected = f"Expected a URL with one of the schemes {', '.join(SOURCE_SCHEMES)} and no user name in it"
+    expected = (
+        f"Expected a URL with one of the schemes {', '.join(SOURCE_SCHEMES)}, without user name or control characters"
+    )
     try:
         parts = urlsplit(url)
         port_ok = parts.port is None or parts.port > 0
     except ValueError as error:
         raise InvalidRequest.value(field, public_url(url), expected) from error
     named = bool(parts.hostname) != (parts.scheme == "file") or (parts.scheme == "file" and parts.path != "")
-    if parts.scheme not in SOURCE_SCHEMES or not port_ok or not named or "@" in parts.netloc:
+    if not (url.isprintable() and parts.scheme in SOURCE_SCHEMES and port_ok and named) or "@" in parts.netloc:
         raise InvalidRequest.value(field, public_url(url), expected)
 
 
@@ -187,8 +189,6 @@ def _check_change(request: ChangeImage | ChangeMachineImage) -> None:
             if isinstance(patch.deprecated, DeprecationStatus):
                 _check_deprecation("resource.deprecated", patch.deprecated, request.project)
         case DeprecateImage(deprecation=deprecation):
-            if deprecation.state is None:
-                raise InvalidRequest.missing("resource.state", f"Expected one of {', '.join(DeprecationState)}")
             _check_deprecation("resource", deprecation, request.project)
         case LabelImage(labels=labels) | LabelMachineImage(labels=labels):
             check_labels(labels)

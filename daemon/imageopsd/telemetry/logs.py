@@ -5,6 +5,8 @@ import sys
 from typing import Any
 
 import structlog
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.web import RequestPayloadError
 
 from imageopsd.model.events import (
     Accepted,
@@ -65,6 +67,16 @@ def configure(form: str, level: str, version: str) -> None:
     root.handlers = [handler]
     root.setLevel(level.upper())
     logging.getLogger("aiohttp.access").setLevel(logging.WARNING)  # a scrape every 15 s is no news
+    logging.getLogger("aiohttp.server").addFilter(_without_its_text)
+
+
+def _without_its_text(record: logging.LogRecord) -> bool:
+    """aiohttp quotes what it cannot read of a request, its head or its body, and that may be somebody's token."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, HttpProcessingError | RequestPayloadError):
+        record.msg, record.exc_info = f"{record.msg}: {type(error).__name__}", None
+        record.levelno, record.levelname = logging.WARNING, "WARNING"  # a stranger's mistake is no error of ours
+    return True
 
 
 def _versioned(version: str) -> Any:

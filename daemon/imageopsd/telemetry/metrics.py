@@ -34,6 +34,7 @@ from imageopsd.model.events import (
 TYPES = ("insert", "patch", "deprecate", "setLabels", "delete")
 OUTCOMES = ("success", "failure")
 REASONS = ("INVALID_FIELD_VALUE", "REQUEST_ID_REUSED")
+REFUSALS = ("missing", "unknown", "forbidden")
 HOURS = (0.1, 0.5, 1, 5, 15, 60, 300, 900, 1800, 3600, 7200, 14400)
 """Bucket bounds in seconds for work that takes from a moment to an afternoon."""
 WAITS = (0.005, 0.05, 0.5, 1, 5, 15, 60, 300, 900, 3600)
@@ -64,6 +65,8 @@ class Metrics:
         self._leases_lost = self._counter("leases_lost", "Claims found in other hands.")
         self._crashes = self._counter("backend_crashes", "Errors that no backend may raise; each is a bug.")
         self._troubles = self._counter("store_unavailable", "Writes put off: the disk was full or the database locked.")
+        self._refused = self._counter("auth_failures", "Requests without a token, with no good one, or above it.",
+                                      reason=REFUSALS)  # fmt: skip
         self._duration = self._histogram("operation_duration", "From the first claim to the end.", HOURS, type=TYPES,
                                          outcome=OUTCOMES)  # fmt: skip
         self._wait = self._histogram("queue_wait", "From the record of an operation to its first claim.", WAITS)
@@ -126,6 +129,10 @@ class Metrics:
                 if started is not None:  # a refused job was never claimed
                     self._running.labels(kind).dec()
                     self._duration.labels(kind, outcome).observe((change.at - started).total_seconds())
+
+    def refused(self, reason: str) -> None:
+        """`reason` is one of REFUSALS."""
+        self._refused.labels(reason).inc()
 
     def set_depths(self, waiting: int, dead: int, oldest_age: float, pending: int) -> None:
         self._queue.labels("waiting").set(waiting)

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from hashlib import sha256
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from imageopsd.model.errors import ConditionNotMet, InvalidRequest, RequestError
-from imageopsd.model.image import DeprecationStatus, Image, ImagePatch, encode_int64
+from imageopsd.model.image import DeprecationStatus, Image, ImagePatch, encode_hook
 from imageopsd.model.machine_image import OUTPUT_ONLY as MACHINE_IMAGE_OUTPUT_ONLY
 from imageopsd.model.machine_image import MachineImage
 from imageopsd.model.names import project_link
@@ -35,11 +36,15 @@ OUTPUT_ONLY = frozenset(
 """Fields of an Image that a request may carry and the service ignores (`schemas_image.v1.json`: output_only;
 `archiveSizeBytes` and `labelFingerprint` are made by the service alone)."""
 
+UNDECLARED = frozenset({"zone"})
+"""apache-libcloud's `ex_create_image` of a volume puts the volume's zone into the image's body."""
+
 PATCHABLE = frozenset({"family", "description", "deprecated"})
 """What `images.patch` changes, by its reference page. Everything else of an Image in the body is ignored, as
 recorded from the service (k8s-config-connector, `computeimage` fixtures)."""
 
-_encode = msgspec.json.Encoder(enc_hook=encode_int64).encode
+T = TypeVar("T", Image, MachineImage)
+_encode = msgspec.json.Encoder(enc_hook=encode_hook).encode
 
 
 class LabelsRequest(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
@@ -52,12 +57,19 @@ class LabelsRequest(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_
 def read_image(body: Any) -> Image:
     """The Image of an `images.insert` body. Raises InvalidRequest."""
     if isinstance(body, dict):
-        body = {name: value for name, value in body.items() if name not in OUTPUT_ONLY}
+        body = {name: value for name, value in body.items() if name not in OUTPUT_ONLY | UNDECLARED}
     return convert(without_empties(body, "resource"), Image, "resource")
+
+
+def undeclared_in_insert(body: Any) -> tuple[str, ...]:
+    """What an insert body carries that is no field of an Image and that clients in use send all the same."""
+    return tuple(sorted(UNDECLARED & body.keys()))
 
 
 def read_patch(body: Any) -> ImagePatch:
     """The change in an `images.patch` body: an Image of which only three fields count. Raises InvalidRequest."""
+    if isinstance(body, dict):
+        body = {name: value for name, value in body.items() if name not in OUTPUT_ONLY - PATCHABLE}
     body = without_empties(body, "resource", keep=frozenset({"family", "description"}))
     whole = convert(body, Image, "resource")
     if not PATCHABLE & body.keys():
@@ -93,9 +105,15 @@ def encode(record: msgspec.Struct) -> bytes:
     return _encode(record)
 
 
+def as_of(version: str, resource: T) -> T:
+    """An image or machine image as that version of the API answers it: with links to itself."""
+    link = str(resource.self_link).replace("/compute/v1/", f"/compute/{version}/")
+    return replace(resource, self_link=link)
+
+
 def as_json(record: msgspec.Struct) -> dict[str, Any]:
     """The record as plain JSON values, for a filter to look at."""
-    values: dict[str, Any] = msgspec.to_builtins(record, enc_hook=encode_int64)
+    values: dict[str, Any] = msgspec.to_builtins(record, enc_hook=encode_hook)
     return values
 
 
@@ -127,8 +145,8 @@ def encode_aggregated(project: str, items: Sequence[Operation], next_page_token:
 
 
 def encode_nothing(kind: str = "", path: str = "") -> bytes:
-    """An empty object; with a kind and the path it was asked at, an empty list."""
-    return _encode({"kind": kind, "selfLink": f"https://www.googleapis.com{path}"} if kind else {})
+    """An empty object; with a kind and the path it was asked at, an empty list, whose `items` libcloud must find."""
+    return _encode({"kind": kind, "items": [], "selfLink": f"https://www.googleapis.com{path}"} if kind else {})
 
 
 def encode_project(project: str, version: str) -> bytes:

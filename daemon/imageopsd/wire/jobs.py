@@ -27,6 +27,7 @@ from imageopsd.wire.compute import (
     read_labels,
     read_machine_image,
     read_patch,
+    undeclared_in_insert,
 )
 from imageopsd.wire.json_body import convert, parse, without_empties
 
@@ -73,7 +74,11 @@ def read_job(data: bytes, job_id: str) -> AnyRequest:
 def _insert(job: _JobFile, project: str, request_id: str) -> AnyRequest:
     _refuse(job, "image", "machineImage", "sourceInstance")
     return InsertImage(
-        project=project, request_id=request_id, image=read_image(job.body), force_create=job.force_create
+        project=project,
+        request_id=request_id,
+        image=read_image(job.body),
+        force_create=job.force_create,
+        ignored=undeclared_in_insert(job.body or {}),
     )
 
 

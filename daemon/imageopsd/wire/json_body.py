@@ -1,5 +1,6 @@
 """JSON from strangers into structs of the model, with errors that name the field the caller wrote."""
 
+import json
 import re
 from difflib import get_close_matches
 from typing import Any, TypeVar
@@ -7,7 +8,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from imageopsd.model.errors import InvalidRequest
-from imageopsd.model.image import decode_int64
+from imageopsd.model.image import decode_hook
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -25,13 +26,29 @@ _TYPE_NAMES = {"str": "a string", "bool": "a boolean", "int": "an integer", "obj
 
 
 def parse(data: bytes, what: str) -> Any:
-    """The JSON value in `data`. Raises InvalidRequest saying where it stops being JSON."""
+    """The JSON value in `data`. Raises InvalidRequest saying where it stops being JSON, or which name stands twice in
+    one object: of two readers one would take the first and one the last (RFC 8259, section 4)."""
     try:
-        return msgspec.json.decode(data)
+        value = msgspec.json.decode(data)
+        json.loads(data, object_pairs_hook=_each_once)
+        return value
+    except _Twice as error:
+        raise InvalidRequest(what, f"Invalid JSON payload received for '{what}': {error}.") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidRequest(what, f"Invalid JSON payload received for '{what}': {error}.") from error
     except RecursionError as error:
         raise InvalidRequest(what, f"Invalid JSON payload received for '{what}': nested too deeply.") from error
+
+
+class _Twice(Exception):
+    pass
+
+
+def _each_once(members: list[tuple[str, Any]]) -> None:
+    names = [name for name, _ in members]
+    if len(set(names)) != len(names):
+        name = next(name for name in names if names.count(name) > 1)
+        raise _Twice(f"the name '{name:.64}' stands twice in one object")
 
 
 def without_empties(value: Any, what: str, keep: frozenset[str] = frozenset()) -> Any:
@@ -67,7 +84,7 @@ def convert(value: Any, kind: type[T], prefix: str) -> T:
     if not isinstance(value, dict):
         raise InvalidRequest(prefix, f"Invalid value for field '{prefix}'. Expected an object.")
     try:
-        return msgspec.convert(value, kind, dec_hook=decode_int64)
+        return msgspec.convert(value, kind, dec_hook=decode_hook)
     except msgspec.ValidationError as error:
         raise _explained(str(error), kind, prefix) from None
 

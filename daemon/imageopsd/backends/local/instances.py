@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta, field
 
 from imageopsd.model.errors import PermanentFailure, shown
-from imageopsd.model.image import Int64, decode_int64
+from imageopsd.model.image import Int64, decode_hook
 from imageopsd.model.operation import Record
 from imageopsd.model.references import Reference
 
@@ -189,7 +189,7 @@ class Instance(Record, frozen=True):
 def read_instance(data: bytes, reference: Reference) -> Instance:
     """Raises PermanentFailure that names the resource and the first thing that is wrong with it."""
     try:
-        instance = msgspec.json.decode(data, type=Instance, dec_hook=decode_int64)
+        instance = msgspec.json.decode(data, type=Instance, dec_hook=decode_hook)
     except msgspec.ValidationError as error:
         raise invalid_resource(reference, f"{shown(error, limit=256)}.") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -1,14 +1,14 @@
 """`manifest.json`: what lies beside disks and says what they are, for people and for recovery."""
 
-from datetime import datetime
 from pathlib import Path
 from typing import Self
 
 import msgspec
 
-from imageopsd.model.image import DeprecationStatus, Image, ImageFacts
+from imageopsd.model.image import DeprecationStatus, Image, ImageFacts, decode_hook, encode_hook
 from imageopsd.model.machine_image import MachineImageFacts
 from imageopsd.model.operation import Record
+from imageopsd.model.time import Time
 
 NAME = "manifest.json"
 
@@ -20,16 +20,16 @@ class Manifest(Record, frozen=True, kw_only=True):
     operation: str
     project: str
     name: str | None = None
-    created: datetime | None = None
+    created: Time | None = None
     description: str | None = None
 
     @classmethod
     def read(cls, directory: Path) -> Self:
         """Raises FileNotFoundError."""
-        return msgspec.json.decode((directory / NAME).read_bytes(), type=cls)
+        return msgspec.json.decode((directory / NAME).read_bytes(), type=cls, dec_hook=decode_hook)
 
     def encoded(self) -> bytes:
-        return msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"
+        return msgspec.json.format(msgspec.json.encode(self, enc_hook=encode_hook), indent=2) + b"\n"
 
 
 class ImageManifest(Manifest, frozen=True, kw_only=True):

@@ -7,7 +7,7 @@ import msgspec
 
 from imageopsd.backends.local.instances import AttachedDisk, Instance, invalid_resource
 from imageopsd.model.errors import InvalidRequest
-from imageopsd.model.image import GIB, encode_int64
+from imageopsd.model.image import GIB, encode_hook
 from imageopsd.model.operation import Record
 from imageopsd.model.references import Reference, parse_disk_reference
 
@@ -62,5 +62,5 @@ def properties(instance: Instance, disks: Iterable[dict[str, Any]]) -> dict[str,
 
 def _plain(record: Record) -> dict[str, Any]:
     """As values that JSON gives back as they are."""
-    plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(record, enc_hook=encode_int64))
+    plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(record, enc_hook=encode_hook))
     return plain

@@ -12,6 +12,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any, BinaryIO
 from uuid import uuid4
 
@@ -22,10 +23,13 @@ from imageopsd.cli.demo.disk import Archive, make_disk, pack
 from imageopsd.cli.demo.server import serving
 from imageopsd.cli.exits import Exit, Failure
 from imageopsd.cli.show import Follower, outcome, show_one
+from imageopsd.config.loading import ENVIRONMENT_PREFIX
 
 PROJECT = "demo"
+PREFIX = "imageopsd-demo-"
 START_LIMIT = 30.0
 JOBS_LIMIT = 120.0
+IDLE_LIMIT = "60s"
 COMPARED_AT_ONCE = 1024**2
 METRICS = (
     "imageopsd_operations_total",
@@ -43,8 +47,8 @@ def demo(keep: Path | None) -> None:
     Needs no configuration and touches nothing but a temporary directory.
     """
     with ExitStack() as stack:
-        folder = keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="imageopsd-demo-")))
-        folder.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(_unwound_by_signals())
+        folder = _folder(keep) if keep else Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=PREFIX)))
         _heading("A disk")
         disk, content = make_disk(folder)
         archive = pack(disk, folder / "disk.tar.gz")
@@ -61,15 +65,47 @@ def demo(keep: Path | None) -> None:
         server = stack.enter_context(_running(data_dir, log))
         client = Client(server, PROJECT)
         records = _follow(client, jobs)
-        _report(client, server, records)
+        _report(records)
+        codes = [record["error"]["errors"][0]["code"] if "error" in record else None for record in records]
+        if codes != [None, "INVALID_IMAGE_FILE", None]:
+            raise Failure(Exit.FAILED, f"the demonstration went wrong: the operations ended with {codes}")
         image = client.image("demo-disk")
-        same = _compare(disk, data_dir / "images" / PROJECT / image["id"] / "disk.raw")
-    expected = [None, "INVALID_IMAGE_FILE", None]
-    codes = [record["error"]["errors"][0]["code"] if "error" in record else None for record in records]
-    if codes != expected or not same:
-        raise Failure(Exit.FAILED, f"the demonstration went wrong: {codes}, bytes equal: {same}")
+        _heading("The image")
+        show_one(image, "json")
+        _scrape(server)
+        if not _compare(disk, data_dir / "images" / PROJECT / image["id"] / "disk.raw"):
+            raise Failure(Exit.FAILED, "the demonstration went wrong: the image is not the disk")
     _heading("Next")
     click.echo("imageopsd serve --help · imageopsd submit --help · config/imageopsd.toml · README.md")
+
+
+@contextmanager
+def _unwound_by_signals() -> Iterator[None]:
+    """Within, SIGTERM and SIGHUP end the process as Ctrl-C does: from the inside out, leaving nothing behind."""
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+
+    def unwind(number: int, _: FrameType | None) -> None:
+        for other in (*numbers, signal.SIGINT):  # impatience must not interrupt the tidying up
+            signal.signal(other, signal.SIG_IGN)
+        raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, unwind) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _folder(keep: Path) -> Path:
+    """The directory to work in, which must be new or empty: a demonstration overwrites nothing. Raises Failure 2."""
+    try:
+        keep.mkdir(parents=True, exist_ok=True)
+        if any(keep.iterdir()):
+            raise Failure(Exit.USAGE, f"--keep {keep}: the directory is not empty; name one that is, or a new one")
+    except OSError as error:
+        raise Failure(Exit.USAGE, f"--keep {keep}: {error.strerror}") from error
+    return keep
 
 
 def _jobs(url: str, archive: Archive) -> list[dict[str, Any]]:
@@ -97,7 +133,14 @@ def _submit(jobs: list[dict[str, Any]], data_dir: Path, folder: Path) -> None:
     click.echo(f"$ imageopsd submit {file.name}")
     for job in jobs:
         click.echo(f"  {job['method']:14} {job.get('image') or job['body']['name']}")
-    subprocess.run([sys.executable, "-m", "imageopsd", "submit", file, "--data-dir", data_dir], check=True)
+    command = [sys.executable, "-m", "imageopsd", "submit", str(file), "--data-dir", str(data_dir)]
+    if subprocess.run(command, env=_environment(), check=False).returncode:
+        raise Failure(Exit.FAILED, "the jobs could not be submitted")
+
+
+def _environment() -> dict[str, str]:
+    """Ours, without what would configure the commands: the demonstration runs on the defaults."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(ENVIRONMENT_PREFIX)}
 
 
 @contextmanager
@@ -106,25 +149,35 @@ def _running(data_dir: Path, log: Path) -> Iterator[str]:
     command = [sys.executable, "-m", "imageopsd", "serve", "--data-dir", str(data_dir), "--listen", "127.0.0.1:0"]
     # the one thing beyond the defaults: sources on this very machine
     command += ["--set", 'backends.local.allow_networks=["127.0.0.0/8"]']
+    command += ["--exit-when-idle", IDLE_LIMIT]  # should we be killed, it does not stay alone for long
     click.echo(f"$ imageopsd {' '.join(command[3:])}")
-    name = f"imageopsd-demo-{uuid4().hex}"
+    name = f"{PREFIX}{uuid4().hex}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready, log.open("wb") as output:
         ready.bind(f"\0{name}")
-        ready.settimeout(START_LIMIT)
-        environment = {**os.environ, "NOTIFY_SOCKET": f"@{name}"}
+        ready.settimeout(0.2)
+        environment = {**_environment(), "NOTIFY_SOCKET": f"@{name}"}
         process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
         try:
-            while b"READY=1" not in ready.recv(4096):
-                pass
+            _await_ready(ready, process, log)
             yield (data_dir / "endpoint").read_text().strip()
             process.send_signal(signal.SIGTERM)
             process.wait(START_LIMIT)
-        except TimeoutError:
-            raise Failure(Exit.FAILED, f"the daemon did not start:\n{log.read_text()}") from None
         finally:
             if process.poll() is None:
                 process.kill()
                 process.wait()
+
+
+def _await_ready(ready: socket.socket, process: "subprocess.Popen[bytes]", log: Path) -> None:
+    """Raises Failure 1 with the daemon's log if it ends instead, or takes too long."""
+    deadline = time.monotonic() + START_LIMIT
+    while True:
+        try:
+            if b"READY=1" in ready.recv(4096):
+                return
+        except TimeoutError:
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise Failure(Exit.FAILED, f"the daemon did not start:\n{log.read_text()}") from None
 
 
 def _follow(client: Client, jobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -142,13 +195,14 @@ def _follow(client: Client, jobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [records[job["requestId"]] for job in jobs]
 
 
-def _report(client: Client, server: str, records: list[dict[str, Any]]) -> None:
+def _report(records: list[dict[str, Any]]) -> None:
     for record in records:
         target = record["targetLink"].rpartition("/")[2]
         _heading(f"The record of {record['operationType']} {target}: {outcome(record)}")
         show_one(record, "json")
-    _heading("The image")
-    show_one(client.image("demo-disk"), "json")
+
+
+def _scrape(server: str) -> None:
     _heading(f"Of {server}/metrics")
     with urllib.request.urlopen(f"{server}/metrics", timeout=10) as answer:  # noqa: S310 - our own daemon
         for line in answer.read().decode().splitlines():

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from imageopsd.model.errors import AlreadyExists, NotFound
-from imageopsd.model.image import Image, ImageStatus, decode_int64, encode_int64
+from imageopsd.model.image import Image, ImageStatus, decode_hook, encode_hook
 from imageopsd.model.machine_image import MachineImage
 from imageopsd.model.names import NUMERIC_ID, image_path, operation_id_of
 from imageopsd.model.policy import Policy
@@ -14,9 +14,9 @@ from imageopsd.model.resource import IMAGES, MACHINE_IMAGES, Resource, collectio
 from imageopsd.ports import Page
 from imageopsd.storage.sqlite.connection import Readers, Transaction, Writer
 
-_encode = msgspec.json.Encoder(enc_hook=encode_int64).encode
+_encode = msgspec.json.Encoder(enc_hook=encode_hook).encode
 _decode_policy = msgspec.json.Decoder(Policy).decode
-decode_resource: Callable[[str], Resource] = msgspec.json.Decoder(Image | MachineImage, dec_hook=decode_int64).decode
+decode_resource: Callable[[str], Resource] = msgspec.json.Decoder(Image | MachineImage, dec_hook=decode_hook).decode
 
 
 class Catalogue:

@@ -17,7 +17,7 @@ import anyio
 import msgspec
 
 from imageopsd.model.errors import LeaseLost, NotFinished, NotFound, RequestIdReused, StoreInUse
-from imageopsd.model.image import decode_int64
+from imageopsd.model.image import decode_hook
 from imageopsd.model.names import ANY_PROJECT, REQUEST_ID, operation_path
 from imageopsd.model.operation import Operation, Status
 from imageopsd.model.requests import AnyRequest
@@ -33,9 +33,9 @@ from imageopsd.storage.sqlite.catalogue import (
 )
 from imageopsd.storage.sqlite.connection import Readers, Transaction, Writer, migrate, milliseconds, time_of
 
-_decode_operation = msgspec.json.Decoder(Operation).decode
+_decode_operation = msgspec.json.Decoder(Operation, dec_hook=decode_hook).decode
 NEVER = datetime.min.replace(tzinfo=UTC)
-_decode_request = msgspec.json.Decoder(AnyRequest, dec_hook=decode_int64).decode
+_decode_request = msgspec.json.Decoder(AnyRequest, dec_hook=decode_hook).decode
 
 
 class SqliteStore(Catalogue):

@@ -1,0 +1,17 @@
+"""Times as Compute writes them."""
+
+from datetime import UTC, datetime
+from typing import Self
+
+
+class Time(datetime):
+    """A time in whole milliseconds whose JSON form has them and a numeric offset (`2026-11-20T12:00:00.000+00:00`), as
+    GCE's have: apache-libcloud cuts the last ten characters off and reads the rest."""
+
+    @classmethod
+    def current(cls) -> Self:
+        now = cls.now(UTC)
+        return now.replace(microsecond=now.microsecond // 1000 * 1000)
+
+    def text(self) -> str:
+        return self.isoformat(timespec="milliseconds")
