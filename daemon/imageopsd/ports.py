@@ -172,12 +172,14 @@ class Store(Protocol):
     ) -> Acceptance:
         """Records a new operation, PENDING or already DONE, and in the same transaction reserves the resource
         its request will make. The same request id with the same request in one project returns the first
-        operation; with another request it raises RequestIdReused; an operation older than `forget_requests_before`
-        has lost its request id. A taken name raises AlreadyExists. Operations of one lane are claimed one at a time,
-        in the order of their ids."""
+        operation; with another request it raises RequestIdReused; a DONE operation that was recorded before
+        `forget_requests_before` has lost its request id. A taken name raises AlreadyExists. Operations of one lane
+        are claimed one at a time, in the order of their ids."""
 
-    async def repeated(self, project: str, request: AnyRequest) -> Operation | None:
-        """The operation that stands for this request already, if any. Raises RequestIdReused."""
+    async def repeated(
+        self, project: str, request: AnyRequest, *, forget_requests_before: datetime | None = None
+    ) -> Operation | None:
+        """The operation that stands for this request already, if any; as `accept` has it. Raises RequestIdReused."""
 
     async def claim(
         self, owner: str, limit: int, now: datetime, until: datetime, begin: Callable[[Operation], Operation]

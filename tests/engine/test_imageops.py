@@ -57,6 +57,20 @@ async def test_a_repeat_gets_the_first_operation_even_when_its_name_is_taken_by_
     assert engine.backend.nothing_called()
 
 
+async def test_after_the_window_a_request_id_is_as_good_as_new(engine: Engine) -> None:
+    window = 14 * 86_400
+    async with engine.working():
+        first = await engine.insert(request_id=REQUEST_ID)
+        (await engine.backend.next_call()).succeed()
+        done = await engine.done(first)
+        engine.clock.advance(window)
+        assert await engine.insert(request_id=REQUEST_ID) == done
+        engine.clock.advance(1)
+        with pytest.raises(AlreadyExists):  # no repeat any more, and the name is taken
+            await engine.insert(request_id=REQUEST_ID)
+        assert (await engine.insert("other", request_id=REQUEST_ID)).name != first.name
+
+
 async def test_a_repeated_patch_gets_its_operation_even_when_the_image_is_gone(engine: Engine) -> None:
     request = PatchImage(project="p", request_id=REQUEST_ID, image="i", patch=ImagePatch(family="f"))
     async with engine.working():

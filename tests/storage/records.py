@@ -39,14 +39,27 @@ def request(name: str = "i", request_id: str | None = None, project: str = "p") 
 
 
 async def accept(
-    store: Store, name: str = "i", *, request_id: str | None = None, project: str = "p", reserve: bool = False
+    store: Store,
+    name: str = "i",
+    *,
+    request_id: str | None = None,
+    project: str = "p",
+    reserve: bool = False,
+    forget_requests_before: datetime | None = None,
 ) -> Acceptance:
     wanted = request(name, request_id, project)
     image = reserved(wanted.image, project, _ids.next(NOW), NOW) if reserve else None
     made = operation()
     if image is not None:
         made = replace(made, target_id=str(image.id))
-    return await store.accept(made, project, wanted, lane=f"{project}/{name}", reserve=image)
+    return await store.accept(
+        made,
+        project,
+        wanted,
+        lane=f"{project}/{name}",
+        reserve=image,
+        forget_requests_before=forget_requests_before,
+    )
 
 
 async def claim(store: Store, limit: int = 10, *, owner: str = "boot-1", now: datetime = NOW) -> list[Claim]:

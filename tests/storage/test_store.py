@@ -64,6 +64,34 @@ async def test_another_request_under_a_used_id_is_refused_and_leaves_nothing(sto
         await store.repeated("p", request("other", request_id=REQUEST_ID))
 
 
+@pytest.mark.parametrize(("before", "remembered"), [(timedelta(0), True), (timedelta(milliseconds=1), False)])
+async def test_a_request_id_is_forgotten_after_its_window(store: Store, before: timedelta, remembered: bool) -> None:
+    first = await accept(store, request_id=REQUEST_ID)
+    [held] = await claim(store)
+    await finish(store, held)
+    window = NOW + before
+    again = await accept(store, request_id=REQUEST_ID, forget_requests_before=window)
+    assert again.created is not remembered
+    newest = await store.operation("p", REQUEST_ID)
+    assert newest.id == again.operation.id
+    assert (newest.id == first.operation.id) is remembered
+
+
+async def test_another_request_may_have_an_id_that_was_forgotten(store: Store) -> None:
+    await accept(store, "i", request_id=REQUEST_ID)
+    [held] = await claim(store)
+    await finish(store, held)
+    later = NOW + LEASE
+    assert await store.repeated("p", request("j", REQUEST_ID), forget_requests_before=later) is None
+    assert (await accept(store, "j", request_id=REQUEST_ID, forget_requests_before=later)).created
+
+
+async def test_what_is_not_done_keeps_its_request_id_however_old(store: Store) -> None:
+    first = await accept(store, request_id=REQUEST_ID)
+    again = await accept(store, request_id=REQUEST_ID, forget_requests_before=NOW + LEASE)
+    assert again.operation.id == first.operation.id
+
+
 async def test_the_same_request_id_in_two_projects_is_two_requests(store: Store) -> None:
     first = await accept(store, request_id=REQUEST_ID, project="p")
     second = await accept(store, request_id=REQUEST_ID, project="q")

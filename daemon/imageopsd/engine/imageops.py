@@ -57,9 +57,13 @@ class ImageOps:
             return await self._accept(request, user, version)
         except RequestError:
             # what refuses it now may have come with its own first time: the name it took, a source gone since
-            if request.request_id and (first := await self._store.repeated(request.project, request)):
+            if request.request_id and (first := await self._first(request)):
                 return first
             raise
+
+    async def _first(self, request: AnyRequest) -> Operation | None:
+        window = self._clock() - self._request_id_window
+        return await self._store.repeated(request.project, request, forget_requests_before=window)
 
     async def _accept(self, request: AnyRequest, user: str, version: str) -> Operation:
         now = self._clock()

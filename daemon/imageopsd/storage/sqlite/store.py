@@ -8,7 +8,7 @@ import fcntl
 import os
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -34,7 +34,6 @@ from imageopsd.storage.sqlite.catalogue import (
 from imageopsd.storage.sqlite.connection import Readers, Transaction, Writer, migrate, milliseconds, time_of
 
 _decode_operation = msgspec.json.Decoder(Operation, dec_hook=decode_hook).decode
-NEVER = datetime.min.replace(tzinfo=UTC)
 _decode_request = msgspec.json.Decoder(AnyRequest, dec_hook=decode_hook).decode
 
 
@@ -80,14 +79,15 @@ class SqliteStore(Catalogue):
 
         def insert(tx: Transaction) -> Acceptance:
             if request.request_id:
-                first = tx.execute(_BY_REQUEST, (project, request.request_id)).fetchone()
-                if first and _decode_operation(first[0]).insert_time < (forget_requests_before or NEVER):
+                row = tx.execute(_BY_REQUEST, (project, request.request_id)).fetchone()
+                first = row and _same_request(request, row[0], row[1], forget_requests_before)
+                if first:
+                    return Acceptance(first, created=False)
+                if row:
                     tx.execute(
                         "UPDATE operations SET request_id = NULL WHERE project = ? AND request_id = ?",
                         (project, request.request_id),
                     )
-                elif first:
-                    return Acceptance(_same_request(request, *first), created=False)
             if reserve:
                 put_resource(tx, project, reserve)
             done = operation.status is Status.DONE
@@ -117,9 +117,11 @@ class SqliteStore(Catalogue):
 
         return await self._writer.run(insert)
 
-    async def repeated(self, project: str, request: AnyRequest) -> Operation | None:
+    async def repeated(
+        self, project: str, request: AnyRequest, *, forget_requests_before: datetime | None = None
+    ) -> Operation | None:
         rows = await self._readers.fetch(_BY_REQUEST, project, request.request_id)
-        return _same_request(request, *rows[0]) if rows else None
+        return _same_request(request, rows[0][0], rows[0][1], forget_requests_before) if rows else None
 
     async def claim(
         self, owner: str, limit: int, now: datetime, until: datetime, begin: Callable[[Operation], Operation]
@@ -318,9 +320,14 @@ class SqliteStore(Catalogue):
 _BY_REQUEST = "SELECT record, fingerprint FROM operations WHERE project = ? AND request_id = ?"
 
 
-def _same_request(request: AnyRequest, record: str, fingerprint: bytes) -> Operation:
-    """The first operation under the request's id. Raises RequestIdReused if that was another request."""
+def _same_request(
+    request: AnyRequest, record: str, fingerprint: bytes, forget_before: datetime | None
+) -> Operation | None:
+    """The first operation under the request's id, unless it ended and is so old that its id is forgotten. Raises
+    RequestIdReused if that was another request."""
     first = _decode_operation(record)
+    if first.status is Status.DONE and forget_before is not None and first.insert_time < forget_before:
+        return None
     if fingerprint != request.fingerprint():
         raise RequestIdReused(str(request.request_id), first.name)
     return first
