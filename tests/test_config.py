@@ -12,7 +12,7 @@ from imageopsd.config import ConfigError, Loaded, load
 from imageopsd.model.durations import Seconds
 
 MANUAL = Path(__file__).parent.parent / "config" / "imageopsd.toml"
-BACKENDS = plugins.options(plugins.BACKENDS)
+PLUGS = plugins.options()
 
 
 def loaded(
@@ -23,7 +23,7 @@ def loaded(
 ) -> Loaded:
     file = tmp_path / "c.toml"
     file.write_text(text)
-    return load(file, environment or {}, flags or [], BACKENDS)
+    return load(file, environment or {}, flags or [], PLUGS)
 
 
 def problems(tmp_path: Path, text: str, **more: Any) -> list[str]:
@@ -45,7 +45,7 @@ def plain(value: Any) -> Any:
 
 def test_the_manual_shows_every_option_at_its_default() -> None:
     shown = tomllib.loads(MANUAL.read_text())
-    defaults = plain(load(None, {}, [], BACKENDS).settings)
+    defaults = plain(load(None, {}, [], PLUGS).settings)
 
     def numbers(value: Any, default: Any) -> Any:
         if isinstance(value, dict):
@@ -57,7 +57,7 @@ def test_the_manual_shows_every_option_at_its_default() -> None:
 
 
 def test_the_manual_itself_is_a_good_configuration() -> None:
-    assert load(MANUAL, {}, [], BACKENDS).settings == load(None, {}, [], BACKENDS).settings
+    assert load(MANUAL, {}, [], PLUGS).settings == load(None, {}, [], PLUGS).settings
 
 
 def test_a_flag_wins_over_the_environment_over_the_file_over_the_default(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_a_store_and_a_queue_that_are_not_installed_are_refused_like_a_backend(t
     file.write_text('store = "x"')
     installed = {"store": ["sqlite"], "queue": ["sqlite", "other"]}
     with pytest.raises(ConfigError) as refused:
-        load(file, {}, [("queue", "y", "--set queue")], BACKENDS, installed)
+        load(file, {}, [("queue", "y", "--set queue")], PLUGS, installed)
     assert refused.value.problems == (
         f"{file}:1: store: 'x' is not installed. Expected one of sqlite",
         "--set queue: queue: 'y' is not installed. Expected one of other, sqlite",
@@ -213,8 +213,8 @@ def test_quotes_are_asked_for_in_a_file_only(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "known"),
     [
-        ("zzz", "data_dir, backend, store, queue, server, worker, records, log, backends"),
-        ("zzz.qqq", "data_dir, backend, store, queue, server, worker, records, log, backends"),
+        ("zzz", "data_dir, backend, store, queue, server, worker, records, log, backends, queues"),
+        ("zzz.qqq", "data_dir, backend, store, queue, server, worker, records, log, backends, queues"),
         ("log.zzz", "log.format, log.level"),
         ("backends.qqqqqqqq.zzzzzzzz", "backends.local, backends.simulated"),
     ],
@@ -226,7 +226,7 @@ def test_an_unknown_key_is_told_what_could_stand_in_its_place(tmp_path: Path, ke
 
 def test_a_file_that_cannot_be_read_is_named() -> None:
     with pytest.raises(ConfigError, match=r"/nowhere/c\.toml: cannot be read: No such file"):
-        load(Path("/nowhere/c.toml"), {}, [], BACKENDS)
+        load(Path("/nowhere/c.toml"), {}, [], PLUGS)
 
 
 def test_other_machines_are_served_only_with_a_tokens_file(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import anyio
@@ -22,13 +21,18 @@ from imageopsd.api.envelope import envelope
 from imageopsd.api.status import StatusApi
 from imageopsd.config import Settings
 from imageopsd.config.settings import split_address
+from imageopsd.engine.backlog import Backlog
 from imageopsd.engine.bus import EventBus
+from imageopsd.engine.deadlines import Deadlines
+from imageopsd.engine.gate import Gate
 from imageopsd.engine.imageops import ImageOps
 from imageopsd.engine.intake import Intake
+from imageopsd.engine.retention import Retention
 from imageopsd.engine.upkeep import Upkeep
 from imageopsd.engine.worker import Worker
 from imageopsd.model.access import TokensInvalid
-from imageopsd.model.events import Change, Failed, Happening, Succeeded
+from imageopsd.model.breaker import BreakerPolicy
+from imageopsd.model.events import Cancelled, Change, Failed, Happening, Succeeded
 from imageopsd.model.names import IdSource
 from imageopsd.model.retry import RetryPolicy
 from imageopsd.model.time import Time
@@ -100,35 +104,74 @@ class Daemon:
         settings, data_dir = self._settings, _prepare(Path(self._settings.data_dir))
         tokens = _tokens(settings.server.tokens_file)
         async with AsyncExitStack() as stack:
-            store: Store = _plug(plugins.STORES, settings.store, data_dir)
+            store: Store = plugins.make(plugins.STORES, settings.store, data_dir)
             store.observe_commit = self._metrics.commit.observe
             await stack.enter_async_context(store)
-            queue: JobQueue = await stack.enter_async_context(_plug(plugins.QUEUES, settings.queue, data_dir))
-            make_backend = plugins.find(plugins.BACKENDS, settings.backend)
+            queue: JobQueue = await stack.enter_async_context(
+                plugins.make(plugins.QUEUES, settings.queue, data_dir, settings.queues)
+            )
             backend: Backend = await stack.enter_async_context(
-                make_backend(settings.backends[settings.backend], data_dir)
+                plugins.make(plugins.BACKENDS, settings.backend, data_dir, settings.backends)
             )
             boot = uuid4().hex
             recovered = await store.enter(boot, clock())
             ids = IdSource(node=int(boot[:8], 16), last=await store.newest_id())
-            window = settings.records.request_id_window
-            ops = ImageOps(store, self._bus, ids, clock, request_id_window=window)
-            self._board.start_from(await store.totals())
+            totals = await store.totals()
+            unfinished = totals.pending + totals.running
+            gate, backlog = self._gate(backend), Backlog(self._bus, settings.records.max_unfinished, unfinished)
+            ops = ImageOps(
+                store,
+                self._bus,
+                ids,
+                clock,
+                backlog=backlog,
+                request_id_window=settings.records.request_id_window,
+                why_waiting=gate.why_waiting,
+            )
+            self._board.start_from(totals)
             for observer in (self._board.hear, self._metrics.hear, logs.hear, self._count):
                 self._bus.subscribe(observer)
             address = await stack.enter_async_context(self._listening(ops, queue, tokens, data_dir))
             log.info("ready", address=address, data_dir=str(data_dir), backend=settings.backend, recovered=recovered)
-            await self._work(store, queue, backend, ops, boot)
+            await self._work(store, queue, backend, ops, gate, backlog, boot)
             await store.leave(boot, clock())
         log.info("stopped")
 
-    async def _work(self, store: Store, queue: JobQueue, backend: Backend, ops: ImageOps, boot: str) -> None:
-        """Works until stopped, then drains: no new jobs, no new claims, what runs ends, the leases last of all."""
+    def _gate(self, backend: Backend) -> Gate:
         options = self._settings.worker
-        retry = RetryPolicy(options.attempts, options.retry_base, options.retry_cap)
-        worker = Worker(store, backend, self._bus, retry, clock, owner=boot, slots=options.slots, lease=options.lease)
+        return Gate(
+            self._bus,
+            clock,
+            slots=options.slots,
+            project_slots=options.project_slots or None,
+            policy=BreakerPolicy(options.breaker_failures, options.breaker_rest, options.breaker_longest_rest),
+            backend_obstacle=backend.obstacle,
+        )
+
+    async def _work(
+        self,
+        store: Store,
+        queue: JobQueue,
+        backend: Backend,
+        ops: ImageOps,
+        gate: Gate,
+        backlog: Backlog,
+        boot: str,
+    ) -> None:
+        """Works until stopped, then drains: no new jobs, no new claims, what runs ends, the leases last of all."""
+        options, records = self._settings.worker, self._settings.records
+        retry = RetryPolicy(options.attempts, options.retry_base, options.retry_cap, options.retry_patience)
+        worker = Worker(store, backend, self._bus, retry, clock, gate, owner=boot, lease=options.lease)
         self._worker = worker
-        intake = Intake(queue, ops, self._bus, clock)
+        intake = Intake(queue, ops, self._bus, clock, gate, backlog)
+        retention = Retention(
+            store,
+            self._bus,
+            clock,
+            succeeded=records.keep_succeeded or None,
+            failed=records.keep_failed or None,
+        )
+        gate.pause(await queue.paused())
         upkeep = Upkeep(
             store,
             self._bus,
@@ -136,15 +179,20 @@ class Daemon:
             owner=boot,
             lease=options.lease,
             busy=lambda: worker.running > 0,
+            renewed=worker.renewed,
             freed=worker.look,
         )
         # Each group is cancelled or left before the one around it: a scope's end reaches all that is inside it.
         async with anyio.create_task_group() as leases:
             leases.start_soon(upkeep.run)
+            leases.start_soon(gate.heal, store)
+            leases.start_soon(Deadlines(store, ops, self._bus, clock, gate).run)
             async with anyio.create_task_group() as working:
                 working.start_soon(worker.run)
                 async with anyio.create_task_group() as taking:
                     taking.start_soon(intake.run)
+                    taking.start_soon(retention.run)
+                    taking.start_soon(self._heed_pause, queue, gate)
                     if self._exit_when_idle is not None:
                         taking.start_soon(self._stop_when_idle, queue, self._exit_when_idle)
                     self._board.phase = "ready"
@@ -157,6 +205,12 @@ class Daemon:
                     taking.cancel_scope.cancel()
                 await worker.drain(options.drain_timeout)
             leases.cancel_scope.cancel()
+
+    async def _heed_pause(self, queue: JobQueue, gate: Gate) -> None:
+        pause = await queue.paused()
+        while True:
+            gate.pause(pause)
+            pause = await queue.pause_turned(pause)
 
     # ------------------------------------------------------------------------------------------- the doors
 
@@ -203,7 +257,7 @@ class Daemon:
 
     def _count(self, happening: Happening) -> None:
         self._activity.set()
-        if isinstance(happening, Change) and isinstance(happening.event, Succeeded | Failed):
+        if isinstance(happening, Change) and isinstance(happening.event, Succeeded | Failed | Cancelled):
             self._ended += 1
             if self._ended == self._max_operations:
                 self._stop.set()
@@ -219,11 +273,6 @@ class Daemon:
             if not (depth.waiting or self._board.pending or self._board.running):
                 log.info("idle", seconds=seconds)
                 self._stop.set()
-
-
-def _plug(group: str, name: str, data_dir: Path) -> Any:
-    kind = plugins.find(group, name)
-    return kind(kind.Options(), data_dir)
 
 
 def _tokens(file: str) -> TokensFile | None:

@@ -4,7 +4,9 @@ A plug is a class with an `Options` struct and a constructor `(options, data_dir
 context manager that keeps the promise of its port.
 """
 
+from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any
 
 BACKENDS = "imageopsd.backends"
@@ -28,9 +30,19 @@ def find(group: str, name: str) -> Any:
     return _load(next(iter(found)))
 
 
-def options(group: str) -> dict[str, Any]:
-    """The options struct of every plug of a group, by its name."""
-    return {entry.name: _load(entry).Options for entry in entry_points(group=group)}
+def make(group: str, name: str, data_dir: Path, options: Mapping[str, Any] | None = None, **more: Any) -> Any:
+    """The plug, made with what `options` has under its name, else with its defaults. Raises PluginError."""
+    kind = find(group, name)
+    return kind((options or {}).get(name) or kind.Options(), data_dir, **more)
+
+
+def options() -> dict[str, dict[str, Any]]:
+    """The options struct of every plug that has a section in the configuration, by section and name."""
+    sections = {"backends": BACKENDS, "queues": QUEUES}
+    return {
+        section: {entry.name: _load(entry).Options for entry in entry_points(group=group)}
+        for section, group in sections.items()
+    }
 
 
 def _load(entry: EntryPoint) -> Any:

@@ -11,6 +11,7 @@ from typing import Generic, Protocol, Self, TypeVar
 
 import msgspec
 
+from imageopsd.model.events import Cancelled
 from imageopsd.model.image import Image, ImageFacts
 from imageopsd.model.machine_image import MachineImage, MachineImageFacts, MachineImageTask
 from imageopsd.model.operation import Operation, OperationWarning
@@ -53,6 +54,13 @@ class QueueDepth(msgspec.Struct, frozen=True):
     oldest: datetime | None
 
 
+class Pause(msgspec.Struct, frozen=True):
+    """No operation is started, since then and for that reason."""
+
+    since: datetime
+    reason: str
+
+
 class JobQueue(Protocol):
     """Where jobs wait until they are operations. At least once: a job that was received and not settled is
     received again after a restart, so the reader must recognise it by its id.
@@ -67,7 +75,8 @@ class JobQueue(Protocol):
     ) -> None: ...
 
     async def put(self, jobs: Sequence[tuple[str, bytes]], now: datetime) -> list[Receipt]:
-        """Adds (id, body) pairs, all or none; returns their receipts after they are safe against power loss."""
+        """Adds (id, body) pairs, all or none; returns their receipts after they are safe against power loss. Raises
+        QueueFull if the queue has no room for them."""
 
     async def receive(self, limit: int) -> list[Job]:
         """The oldest jobs not received by this process yet; waits while there are none, without polling."""
@@ -84,8 +93,25 @@ class JobQueue(Protocol):
     async def dead_letters(self, limit: int) -> list[DeadLetter]:
         """The newest first."""
 
+    async def dead_letter(self, job_id: str) -> list[DeadLetter]:
+        """Those of the job with this id, the newest first: one that was put back may have died again."""
+
     async def find(self, receipt: Receipt) -> Job | DeadLetter | None:
         """What became of a job: itself while it waits, its dead letter, `None` once it is an operation."""
+
+    async def requeue(self, job_ids: Sequence[str] | None, now: datetime) -> list[str]:
+        """Dead letters become jobs again: these, or all of them. The ids of those that did."""
+
+    async def purge(self, job_ids: Sequence[str] | None, before: datetime | None) -> list[str]:
+        """Forgets dead letters: these, or all of them that were refused before that. Their ids."""
+
+    async def pause(self, pause: Pause | None) -> None:
+        """Tells the daemon to start no more operations, or (`None`) to go on. Lasts over restarts."""
+
+    async def paused(self) -> Pause | None: ...
+
+    async def pause_turned(self, known: Pause | None) -> Pause | None:
+        """Waits, without polling, until the pause is another than `known`."""
 
 
 # ---------------------------------------------------------------------------------------------- the store
@@ -94,7 +120,7 @@ class JobQueue(Protocol):
 class Claim(msgspec.Struct, frozen=True):
     """The right to work on one operation. `target` is what it is about, as the catalogue has it now; `token` is fresh
     for every claim and fences every later write; `attempt` counts from 1 and leaves interruptions out; `checkpoint` is
-    what the last holder saved."""
+    what the last holder saved; `cancelled` is set if its end was asked for while another held it."""
 
     operation: Operation
     project: str
@@ -103,6 +129,7 @@ class Claim(msgspec.Struct, frozen=True):
     token: str
     attempt: int
     checkpoint: bytes | None = None
+    cancelled: Cancelled | None = None
 
 
 class Acceptance(msgspec.Struct, frozen=True):
@@ -110,6 +137,14 @@ class Acceptance(msgspec.Struct, frozen=True):
 
     operation: Operation
     created: bool
+
+
+class Cancellation(msgspec.Struct, frozen=True):
+    """The operation after its end was asked for; `ended` says whether asking has ended it."""
+
+    operation: Operation
+    project: str
+    ended: bool
 
 
 class Publish(msgspec.Struct, frozen=True):
@@ -174,7 +209,8 @@ class Store(Protocol):
         its request will make. The same request id with the same request in one project returns the first
         operation; with another request it raises RequestIdReused; a DONE operation that was recorded before
         `forget_requests_before` has lost its request id. A taken name raises AlreadyExists. Operations of one lane
-        are claimed one at a time, in the order of their ids."""
+        are claimed one at a time, in the order of their ids; one that is not the first says so in its
+        `status_message`."""
 
     async def repeated(
         self, project: str, request: AnyRequest, *, forget_requests_before: datetime | None = None
@@ -182,10 +218,50 @@ class Store(Protocol):
         """The operation that stands for this request already, if any; as `accept` has it. Raises RequestIdReused."""
 
     async def claim(
-        self, owner: str, limit: int, now: datetime, until: datetime, begin: Callable[[Operation], Operation]
+        self,
+        owner: str,
+        limit: int,
+        now: datetime,
+        until: datetime,
+        begin: Callable[[Operation], Operation],
+        *,
+        project_limit: int | None = None,
+        making: bool = True,
     ) -> list[Claim]:
-        """Claims up to `limit` due operations for `owner` until `until`, oldest first, and records each as
-        `begin` makes it. No operation is in two claims."""
+        """Claims up to `limit` due operations for `owner` until `until` and records each as `begin` makes it. No
+        operation is in two claims. The projects that have something due share the claims: each goes to the one with the
+        fewest, none to one that has `project_limit`; inside a project the smallest `Request.rank` goes first.
+        Without `making` only what changes or removes something is claimed."""
+
+    async def cancel(
+        self,
+        project: str | None,
+        reference: str,
+        asked: Cancelled,
+        end: Callable[[Operation], Operation],
+        undone: Callable[[AnyRequest, Resource | None], CatalogueChange],
+    ) -> Cancellation:
+        """Ends an operation that nobody works on: records it as `end` makes it, and changes the catalogue as `undone`
+        says. For one that is claimed, or whose effect may have begun and cannot be undone, it keeps the first `asked`
+        for the next claim. A DONE one stays as it is. Raises NotFound."""
+
+    async def overdue(self, now: datetime, limit: int) -> list[tuple[str, str]]:
+        """Project and name of operations whose deadline has passed and whose end nobody has asked for."""
+
+    async def next_deadline(self) -> datetime | None:
+        """The earliest of the deadlines that are still to come or to be acted on."""
+
+    async def request_of(self, project: str | None, reference: str) -> tuple[Operation, str, AnyRequest]:
+        """An operation, its project, and what was asked for. Raises NotFound."""
+
+    async def forget(self, *, failed: bool, before: datetime, limit: int) -> int:
+        """Deletes the records of up to `limit` operations that ended before that and did or did not fail. How many."""
+
+    async def tidy(self) -> None:
+        """Gives space that deleted records left back to the file system, a little at a time. For idle moments."""
+
+    async def probe(self) -> None:
+        """Writes as little as can be. Raises StoreUnavailable while nothing can be written."""
 
     async def next_due(self) -> datetime | None:
         """When the next deferred operation may be claimed, if any waits."""
@@ -328,6 +404,10 @@ class Backend(Protocol):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+    def obstacle(self) -> str | None:
+        """Why nothing should be made just now (a full disk, say), for a person; what removes something may help. Asked
+        before every start, so it must cost next to nothing."""
 
     async def insert_image(self, task: InsertTask, report: Reporter) -> ImageFacts:
         """Makes the image, whole and safe against power loss, and tells what it is like. Nothing of it can be

@@ -20,6 +20,7 @@ from imageopsd.api.envelope import envelope
 from imageopsd.backends.simulated import SimulatedBackend
 from imageopsd.daemon import MAX_BODY
 from imageopsd.engine.bus import EventBus
+from imageopsd.engine.gate import Gate
 from imageopsd.engine.imageops import ImageOps
 from imageopsd.engine.worker import Worker
 from imageopsd.model.durations import Seconds
@@ -125,8 +126,8 @@ class Bench:
             self.bus,
             RetryPolicy(attempts, 0, 0),
             self.clock,
+            Gate(self.bus, self.clock, slots=2),
             owner=BOOT,
-            slots=2,
             lease=30,
             dice=lambda: 0.0,  # the clock stands still: what is tried again must be due at once
         )

@@ -1,7 +1,6 @@
 """Durable operations a second, beside what three group-committed transitions of a bare queue cost here."""
 
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
 
@@ -9,6 +8,7 @@ import anyio
 
 from imageopsd.backends.simulated import SimulatedBackend
 from imageopsd.engine.bus import EventBus
+from imageopsd.engine.gate import Gate
 from imageopsd.engine.imageops import ImageOps
 from imageopsd.engine.worker import Worker
 from imageopsd.model.durations import Seconds
@@ -18,6 +18,7 @@ from imageopsd.model.names import IdSource
 from imageopsd.model.operation import Status
 from imageopsd.model.requests import InsertImage
 from imageopsd.model.retry import RetryPolicy
+from imageopsd.model.time import Time
 from imageopsd.storage.sqlite.connection import Transaction, Writer, connect
 from imageopsd.storage.sqlite.store import SqliteStore
 from tests.bench.figure import Figure
@@ -86,15 +87,15 @@ async def _operations(folder: Path) -> tuple[float, float]:
             if ended == OPERATIONS:
                 done.set()
 
-    def clock() -> datetime:
-        return datetime.now(UTC)
+    clock = Time.current
 
     bus.subscribe(hear)
     async with SqliteStore(SqliteStore.Options(), data_dir) as store:
         ops = ImageOps(store, bus, IdSource(node=1), clock)
         backend = SimulatedBackend(SimulatedBackend.Options(duration=Seconds(0)), data_dir)
         retry = RetryPolicy(attempts=1, base=1, cap=1)
-        worker = Worker(store, backend, bus, retry, clock, owner="bench", slots=SLOTS, lease=30)
+        gate = Gate(bus, clock, slots=SLOTS)
+        worker = Worker(store, backend, bus, retry, clock, gate, owner="bench", lease=30)
 
         def insert(item: int) -> Awaitable[object]:
             image = Image(name=f"i-{item}", raw_disk=RawDisk(source="https://host/i.tar.gz"))

@@ -4,11 +4,14 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
 
+from imageopsd.engine.backlog import Backlog
 from imageopsd.engine.bus import EventBus
+from imageopsd.engine.gate import Gate
 from imageopsd.engine.imageops import ImageOps
 from imageopsd.engine.worker import Worker
 from imageopsd.model.events import Change, Happening
@@ -103,7 +106,8 @@ class Engine:
         self.clock = clock
         self.bus = EventBus()
         self.ids = IdSource(node=1)
-        self.ops = ImageOps(store, self.bus, self.ids, clock)
+        self.backlog = Backlog(self.bus, limit=1000)
+        self.ops = ImageOps(store, self.bus, self.ids, clock, backlog=self.backlog)
         self.happened: list[Happening] = []
         self.bus.subscribe(self._hear)
         self._news = anyio.Event()
@@ -113,7 +117,10 @@ class Engine:
         self._news.set()
         self._news = anyio.Event()
 
-    def worker(self, *, slots: int = 4, attempts: int = 3) -> Worker:
+    def gate(self, slots: int = 4, **options: Any) -> Gate:
+        return Gate(self.bus, self.clock, slots=slots, look_again=0, **options)
+
+    def worker(self, *, slots: int = 4, attempts: int = 3, gate: Gate | None = None) -> Worker:
         retry = RetryPolicy(attempts=attempts, base=10, cap=10)
         return Worker(
             self.store,
@@ -121,20 +128,24 @@ class Engine:
             self.bus,
             retry,
             self.clock,
+            gate or self.gate(slots),
             owner="boot",
-            slots=slots,
             lease=30,
             dice=lambda: 0.5,
         )
 
     @asynccontextmanager
-    async def working(self, *, slots: int = 4, attempts: int = 3) -> AsyncIterator[Worker]:
+    async def working(self, *, slots: int = 4, attempts: int = 3, gate: Gate | None = None) -> AsyncIterator[Worker]:
         """A worker at work; drained without patience at the end."""
-        worker = self.worker(slots=slots, attempts=attempts)
-        async with anyio.create_task_group() as group:
-            group.start_soon(worker.run)
-            yield worker
-            await worker.drain(0)
+        gate = gate or self.gate(slots)
+        worker = self.worker(attempts=attempts, gate=gate)
+        async with anyio.create_task_group() as healing:
+            healing.start_soon(gate.heal, self.store)
+            async with anyio.create_task_group() as group:
+                group.start_soon(worker.run)
+                yield worker
+                await worker.drain(0)
+            healing.cancel_scope.cancel()
 
     async def until(self, condition: Callable[[list[Happening]], bool]) -> None:
         with anyio.fail_after(10):

@@ -183,6 +183,7 @@ async def upkeep(engine: Engine, *, busy: bool, rounds: int) -> list[str]:
         owner="boot",
         lease=0,
         busy=lambda: busy,
+        renewed=lambda began: None,
         freed=lambda: did.append("freed"),
     )
     async with anyio.create_task_group() as group:
@@ -214,6 +215,7 @@ async def test_an_idle_daemon_touches_no_table(engine: Engine) -> None:
         owner="boot",
         lease=0,
         busy=busy,
+        renewed=lambda began: None,
         freed=lambda: None,
     )
     async with anyio.create_task_group() as group:
@@ -236,6 +238,7 @@ async def test_a_claim_of_somebody_dead_is_taken_by_a_living_worker(engine: Engi
             owner="boot",
             lease=0.03,
             busy=lambda: True,
+            renewed=worker.renewed,
             freed=worker.look,
         )
         async with anyio.create_task_group() as group:
@@ -249,12 +252,12 @@ async def test_a_claim_of_somebody_dead_is_taken_by_a_living_worker(engine: Engi
 async def test_a_full_disk_does_not_end_the_worker(engine: Engine) -> None:
     real, tries = engine.store.claim, 0
 
-    async def claim(*arguments: Any) -> Any:
+    async def claim(*arguments: Any, **options: Any) -> Any:
         nonlocal tries
         tries += 1
         if tries == 1:
             raise StoreFull("no space left")
-        return await real(*arguments)
+        return await real(*arguments, **options)
 
     engine.store.claim = claim  # type: ignore[method-assign]
     async with engine.working() as worker:

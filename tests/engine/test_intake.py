@@ -40,8 +40,10 @@ async def taking(engine: Engine, queue: SqliteQueue, *jobs: Any) -> AsyncIterato
     """Puts the jobs into the queue and has them all taken out of it."""
     rows = [(f"j{n}", job if isinstance(job, bytes) else json.dumps(job).encode()) for n, job in enumerate(jobs)]
     await queue.put(rows, engine.clock.now)
-    intake = Intake(queue, engine.ops, engine.bus, engine.clock, retry_delay=0)
+    gate = engine.gate()
+    intake = Intake(queue, engine.ops, engine.bus, engine.clock, gate, engine.backlog)
     async with anyio.create_task_group() as group:
+        group.start_soon(gate.heal, engine.store)
         group.start_soon(intake.run)
         with anyio.fail_after(10):
             while (await queue.depth()).waiting:
@@ -164,7 +166,7 @@ async def test_a_job_that_breaks_the_reader_is_buried_without_its_details(
 async def test_a_draining_daemon_leaves_jobs_in_the_queue(engine: Engine, queue: SqliteQueue) -> None:
     engine.ops.draining = True
     await queue.put([("j", json.dumps(insert("i")).encode())], engine.clock.now)
-    intake = Intake(queue, engine.ops, engine.bus, engine.clock)
+    intake = Intake(queue, engine.ops, engine.bus, engine.clock, engine.gate(), engine.backlog)
     async with anyio.create_task_group() as group:
         group.start_soon(intake.run)
         await anyio.wait_all_tasks_blocked()

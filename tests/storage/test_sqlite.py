@@ -16,7 +16,7 @@ import pytest
 from tests.storage.records import NOW, accept, claim
 
 from imageopsd.model.errors import AlreadyExists, StoreBusy, StoreError, StoreFull, StoreInUse, StoreTooNew
-from imageopsd.storage.sqlite import connection
+from imageopsd.storage.sqlite import connection, turns
 from imageopsd.storage.sqlite.connection import Transaction, Writer, migrate
 from imageopsd.storage.sqlite.doorbell import Doorbell, ringing
 from imageopsd.storage.sqlite.queue import SqliteQueue
@@ -235,17 +235,19 @@ async def test_every_boot_is_on_record_with_its_end(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("statement", "index"),
     [
+        (turns.NEXT_PROJECT, "tasks_ready"),
+        (turns.NEXT_PROJECT_TO_CHANGE, "tasks_ready_changes"),
+        (turns.TAKE, "tasks_ready"),
+        (turns.TAKE_CHANGES, "tasks_ready_changes"),
+        (turns.DUE, "tasks_deferred"),
+        ("SELECT min(not_before) FROM tasks WHERE runnable = 1 AND token IS NULL AND not_before > 0", "tasks_deferred"),
+        ("SELECT min(deadline) FROM tasks WHERE deadline IS NOT NULL AND cancel IS NULL", "tasks_deadline"),
+        ("SELECT operation_id FROM tasks WHERE deadline <= 9 AND cancel IS NULL ORDER BY deadline", "tasks_deadline"),
         (
-            "SELECT operation_id FROM tasks WHERE runnable = 1 AND token IS NULL AND not_before = 0"
-            " ORDER BY operation_id LIMIT 5",
-            "tasks_ready",
+            "SELECT id FROM operations WHERE done = 1 AND failed = 0 AND id < 9"
+            " AND record ->> '$.endTime' < 'x' ORDER BY id LIMIT 9",
+            "operations_ended",
         ),
-        (
-            "SELECT operation_id FROM tasks WHERE runnable = 1 AND token IS NULL AND not_before BETWEEN 1 AND 9"
-            " ORDER BY not_before LIMIT 5",
-            "tasks_ready",
-        ),
-        ("SELECT min(not_before) FROM tasks WHERE runnable = 1 AND token IS NULL AND not_before > 0", "tasks_ready"),
         ("SELECT operation_id FROM tasks WHERE lane = 'x' ORDER BY operation_id LIMIT 1", "tasks_by_lane"),
         ("SELECT 1 FROM tasks WHERE owner = 'x' AND token IS NOT NULL", "tasks_claimed"),
         ("SELECT record FROM operations WHERE request_id = 'x' AND project = 'p'", "operations_by_request"),
@@ -264,7 +266,8 @@ async def test_every_boot_is_on_record_with_its_end(tmp_path: Path) -> None:
 def test_no_hot_query_scans_a_table_or_sorts(tmp_path: Path, statement: str, index: str) -> None:
     migrate(tmp_path / "state.db", "state")
     with closing(sqlite3.connect(tmp_path / "state.db")) as database:
-        plan = " / ".join(row[3] for row in database.execute(f"EXPLAIN QUERY PLAN {statement}"))
+        values = [1] * statement.count("?")
+        plan = " / ".join(row[3] for row in database.execute(f"EXPLAIN QUERY PLAN {statement}", values))
     assert f"INDEX {index} (" in plan
     assert "SCAN" not in plan
     assert "TEMP B-TREE" not in plan

@@ -80,6 +80,10 @@ SHAPES: Mapping[str, Shape] = {
     ),
     **_resources("machineImages", "{machineImage}", MachineImage, "sourceInstance"),
     **_operations("globalOperations", "projects/{project}/global/operations", Operation),
+    "POST projects/{project}/global/operations/{operation}/cancel": Shape("globalOperations.cancel", Operation),
+    "POST projects/{project}/global/operations/{operation}/retry": Shape(
+        "globalOperations.retry", Operation, query=CHANGE
+    ),
     **_operations("zoneOperations", "projects/{project}/zones/{zone}/operations"),
     **_operations("regionOperations", "projects/{project}/regions/{region}/operations"),
     **_operations("globalOrganizationOperations", "locations/global/operations"),

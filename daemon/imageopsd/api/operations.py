@@ -6,6 +6,7 @@ from imageopsd.api.calls import Call, Route
 from imageopsd.api.pages import ListQuery
 from imageopsd.engine.imageops import ImageOps
 from imageopsd.model.errors import NotFound
+from imageopsd.model.events import Cancelled, Reason
 from imageopsd.wire.compute import encode, encode_aggregated, encode_list, encode_nothing
 
 COLLECTION = "projects/{project}/global/operations"
@@ -30,6 +31,8 @@ class OperationCalls:
             Route("GET", one, self.get),
             Route("DELETE", one, self.delete),
             Route("POST", f"{one}/wait", self.wait),
+            Route("POST", f"{one}/cancel", self.cancel),
+            Route("POST", f"{one}/retry", self.retry),
             Route("GET", "projects/{project}/aggregated/operations", self.aggregated_list),
         ]
         for place in ELSEWHERE:
@@ -52,6 +55,22 @@ class OperationCalls:
         """Forgets the record of a finished operation. `{}` and not an empty body: google-cloud-compute parses it."""
         await self._ops.delete_operation(call.project, call.parameters["operation"])
         return encode_nothing()
+
+    async def cancel(self, call: Call) -> bytes:
+        """Not Compute's: no method of its API ends an operation (`reference`: Yandex has OperationService.Cancel)."""
+        asked = Cancelled(Reason.USER, by=call.caller.name)
+        return encode(await self._ops.cancel(call.scope, call.parameters["operation"], asked))
+
+    async def retry(self, call: Call) -> bytes:
+        """Not Compute's either: a failed operation's request again, as a new operation."""
+        again = await self._ops.retry(
+            call.scope,
+            call.parameters["operation"],
+            request_id=call.query.get("requestId"),
+            user=call.caller.name,
+            version=call.version,
+        )
+        return encode(again)
 
     async def list(self, call: Call) -> bytes:
         items, token = await ListQuery.of("operations", call.query).page(partial(self._ops.operations, call.scope))

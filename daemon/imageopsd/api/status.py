@@ -41,11 +41,11 @@ class StatusApi:
         return self._probe(self._board.phase != "starting")
 
     async def readyz(self, request: web.Request) -> web.Response:
-        """New work is taken."""
-        return self._probe(self._board.phase == "ready")
+        """New work is taken, and nothing stands in its way."""
+        return self._probe(self._board.ready)
 
     def _probe(self, good: bool) -> web.Response:
-        return web.Response(status=200 if good else 503, text=f"{self._board.phase}\n")
+        return web.Response(status=200 if good else 503, text=f"{self._board.state}\n")
 
     async def status(self, request: web.Request) -> web.Response:
         def dump(value: Any) -> str:

@@ -53,8 +53,8 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     warn: str | None = None
     """A warning's message; `code` is its code."""
 
-    fail: Literal["transient", "permanent", "quota"] | None = None
-    """A failure; `code` and `message` are its words."""
+    fail: Literal["transient", "outage", "permanent", "quota"] | None = None
+    """A failure; `code` and `message` are its words. An outage is a transient one of the whole backend."""
 
     code: str | None = None
     message: str | None = None
@@ -120,6 +120,9 @@ class SimulatedBackend:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         pass
+
+    def obstacle(self) -> str | None:
+        return None
 
     async def insert_image(self, task: InsertTask, report: Reporter) -> ImageFacts:
         made = self._images.get(task.operation_id)
@@ -193,7 +196,7 @@ async def _play(steps: tuple[Step, ...], checkpoint: bytes | None, report: Repor
             await asyncio.sleep(step.wait)
         elif step.warn is not None:
             report.warn(OperationWarning.of(step.code or "NOT_CRITICAL_ERROR", step.warn))
-        elif step.fail != "transient" or failures < step.times:
+        elif step.fail not in ("transient", "outage") or failures < step.times:
             await report.checkpoint(msgspec.json.encode(_Place(number, failures + 1)))
             raise _failure(step)
         await report.checkpoint(msgspec.json.encode(_Place(number + 1)))
@@ -207,7 +210,10 @@ def _failure(step: Step) -> BackendFailure:
             step.code or "SIMULATED_FAILURE", step.message or "The script wants it so.", HTTPStatus.BAD_REQUEST
         )
     return TemporaryFailure(
-        step.code or "SIMULATED_OUTAGE", step.message or "The script wants it so, for now.", delay=step.retry_after
+        step.code or "SIMULATED_OUTAGE",
+        step.message or "The script wants it so, for now.",
+        delay=step.retry_after,
+        of_backend=step.fail == "outage",
     )
 
 

@@ -57,6 +57,12 @@ class Client:
     def wait(self, reference: str) -> dict[str, Any]:
         return self._call("POST", f"operations/{urllib.parse.quote(reference, safe='')}/wait")
 
+    def cancel(self, reference: str) -> dict[str, Any]:
+        return self._call("POST", f"operations/{urllib.parse.quote(reference, safe='')}/cancel")
+
+    def retry(self, reference: str) -> dict[str, Any]:
+        return self._call("POST", f"operations/{urllib.parse.quote(reference, safe='')}/retry")
+
     def image(self, reference: str) -> dict[str, Any]:
         return self._call("GET", f"images/{urllib.parse.quote(reference, safe='')}")
 

@@ -24,7 +24,7 @@ COLUMNS = {
 
 @click.group()
 def operations() -> None:
-    """Look at operations and wait for them. An operation goes by its name, its id or its job's id."""
+    """Look at operations, wait for them, end them. An operation goes by its name, its id or its job's id."""
 
 
 @operations.command("list")
@@ -81,3 +81,31 @@ def wait(
         show_one(ended, form)
     if any("error" in operation for operation in ended):
         raise SystemExit(Exit.FAILED)
+
+
+@operations.command()
+@connected
+@output_format
+@click.argument("operation")
+def cancel(client: Client, form: str, operation: str) -> None:
+    """End an operation before its effect, whatever state it is in; the record says what came first."""
+    record = client.cancel(operation)
+    if record["status"] != "DONE":
+        record = client.wait(record["name"])
+    if form == "table":
+        click.echo(f"{record['name']} {outcome(record)}")
+    else:
+        show_one(record, form)
+
+
+@operations.command()
+@connected
+@output_format
+@click.argument("operation")
+def retry(client: Client, form: str, operation: str) -> None:
+    """Do what a failed operation was to do, as a new one; prints its name."""
+    record = client.retry(operation)
+    if form == "table":
+        click.echo(record["name"])
+    else:
+        show_one(record, form)

@@ -78,7 +78,7 @@ def load_settings(
         layers.append((key, value, f"--set {key}"))
     try:
         installed = {"store": plugins.names(plugins.STORES), "queue": plugins.names(plugins.QUEUES)}
-        return load(config_file, os.environ, layers, plugins.options(plugins.BACKENDS), installed)
+        return load(config_file, os.environ, layers, plugins.options(), installed)
     except ConfigError as error:
         raise Failure(Exit.CONFIGURATION, "the configuration has errors:\n  " + "\n  ".join(error.problems)) from error
     except plugins.PluginError as error:

@@ -17,8 +17,8 @@ CONFIG_VARIABLE = "IMAGEOPSD_CONFIG"
 TOKEN_VARIABLE = "IMAGEOPSD_TOKEN"  # noqa: S105 - its name
 """What commands show to a daemon on another host; no option, for options can be shown by `config show`."""
 NO_OPTIONS = frozenset({CONFIG_VARIABLE, TOKEN_VARIABLE})
-OptionTypes = Mapping[str, type[msgspec.Struct]]
-"""Backend name → the struct of its options."""
+OptionTypes = Mapping[str, Mapping[str, type[msgspec.Struct]]]
+"""Section of the plugs (`backends`, `queues`) → a plug's name → the struct of its options."""
 
 _SERVICE_VARIABLE = re.compile(
     r"IMAGEOPSD_(?!.*__.*=)(?:[A-Z0-9_]+_)?"
@@ -56,7 +56,7 @@ def load(
     file: Path | None,
     environment: Mapping[str, str],
     flags: Sequence[tuple[str, str, str]],
-    backends: OptionTypes,
+    plugs: OptionTypes,
     installed: Mapping[str, Collection[str]] | None = None,
 ) -> Loaded:
     """Reads all layers. `flags` are (dotted key, value, how the user wrote it); `installed` are the names of plugs
@@ -73,8 +73,8 @@ def load(
             values[key] = _Value(text, f"environment {name}", text=True)
     for key, text, written in flags:
         values[key] = _Value(text, written, text=True)
-    settings = _build(Settings, values, backends, problems)
-    for key, names in {"backend": backends, **(installed or {})}.items():
+    settings = _build(Settings, values, plugs, problems)
+    for key, names in {"backend": plugs["backends"], **(installed or {})}.items():
         if settings is not None and getattr(settings, key) not in names:
             expected = f"Expected one of {', '.join(sorted(names))}"
             origin = values[key].origin if key in values else "default"
@@ -136,18 +136,20 @@ def _place(file: Path, key: str, lines: Mapping[str, int]) -> str:
 
 
 def _build(
-    section: type[Settings], values: Mapping[str, _Value], backends: OptionTypes, problems: list[str]
+    section: type[Settings], values: Mapping[str, _Value], plugs: OptionTypes, problems: list[str]
 ) -> Settings | None:
     remaining = dict(values)
     before = len(problems)
-    options: dict[str, msgspec.Struct] = {}
-    for name, kind in backends.items():
-        built = _section(kind, f"backends.{name}.", remaining, problems)
-        if built is not None:
-            options[name] = built
-    settings = _section(section, "", remaining, problems, backends=options)
-    known = [key for key in _known_keys(section, "") if key != "backends"]  # no value itself
-    known += [key for name, kind in backends.items() for key in _known_keys(kind, f"backends.{name}.")]
+    options: dict[str, dict[str, msgspec.Struct]] = {}
+    known = [key for key in _known_keys(section, "") if key not in plugs]  # no values themselves
+    for group, kinds in plugs.items():
+        options[group] = {}
+        for name, kind in kinds.items():
+            known += _known_keys(kind, f"{group}.{name}.")
+            built = _section(kind, f"{group}.{name}.", remaining, problems)
+            if built is not None:
+                options[group][name] = built
+    settings = _section(section, "", remaining, problems, **options)
     for key, value in remaining.items():
         close = get_close_matches(key, known, n=1)
         hint = f". Did you mean '{close[0]}'?" if close else f". Known: {', '.join(_siblings(key, known))}"

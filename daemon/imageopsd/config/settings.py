@@ -49,11 +49,16 @@ class Server(Section, frozen=True):
 
 class Worker(Section, frozen=True):
     slots: Annotated[int, msgspec.Meta(ge=1)] = 4
+    project_slots: Annotated[int, msgspec.Meta(ge=0)] = 0
     lease: Seconds = Seconds(30)
     drain_timeout: Seconds = Seconds(30)
     attempts: Annotated[int, msgspec.Meta(ge=1)] = 5
     retry_base: Seconds = Seconds(1)
     retry_cap: Seconds = Seconds(300)
+    retry_patience: Seconds = Seconds(86_400)
+    breaker_failures: Annotated[int, msgspec.Meta(ge=1)] = 10
+    breaker_rest: Seconds = Seconds(5)
+    breaker_longest_rest: Seconds = Seconds(300)
 
     def __post_init__(self) -> None:
         if self.lease < 1:
@@ -61,7 +66,19 @@ class Worker(Section, frozen=True):
 
 
 class Records(Section, frozen=True):
+    max_unfinished: Annotated[int, msgspec.Meta(ge=1)] = 100_000
     request_id_window: Seconds = Seconds(14 * 86_400)
+    keep_succeeded: Seconds = Seconds(30 * 86_400)
+    keep_failed: Seconds = Seconds(90 * 86_400)
+
+    def __post_init__(self) -> None:
+        for name in ("keep_succeeded", "keep_failed"):
+            kept = getattr(self, name)
+            if 0 < kept < self.request_id_window:  # a repeat would be a new operation then
+                raise ValueError(
+                    f"{name}: Expected 0s (for ever) or at least records.request_id_window, "
+                    f"{self.request_id_window}, got {kept}"
+                )
 
 
 class Log(Section, frozen=True):
@@ -79,3 +96,4 @@ class Settings(Section, frozen=True):
     records: Records = Records()
     log: Log = Log()
     backends: dict[str, msgspec.Struct] = {}
+    queues: dict[str, msgspec.Struct] = {}

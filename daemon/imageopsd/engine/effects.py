@@ -1,14 +1,16 @@
 """What each verb asks of the backend, and how the catalogue looks afterwards."""
 
+from collections.abc import Callable
+
 from msgspec.structs import replace
 
-from imageopsd.engine.imageops import Clock
 from imageopsd.model.errors import ConditionNotMet, NotFound, NotYet, PermanentFailure, RequestError
 from imageopsd.model.image import Image, ImageStatus, deprecated, labelled, patched, published
 from imageopsd.model.machine_image import MachineImage, MachineImageStatus, MachineImageTask, asked
 from imageopsd.model.machine_image import published as machine_image_published
 from imageopsd.model.names import image_path
 from imageopsd.model.requests import (
+    AnyRequest,
     DeleteImage,
     DeleteMachineImage,
     DeprecateImage,
@@ -19,6 +21,7 @@ from imageopsd.model.requests import (
     PatchImage,
 )
 from imageopsd.model.resource import Resource, resource_path
+from imageopsd.model.time import Time
 from imageopsd.ports import (
     Backend,
     CatalogueChange,
@@ -36,7 +39,7 @@ from imageopsd.ports import (
 class Effects:
     """One method for the worker; it raises the BackendFailures that the worker decides on."""
 
-    def __init__(self, store: Store, backend: Backend, clock: Clock) -> None:
+    def __init__(self, store: Store, backend: Backend, clock: Callable[[], Time]) -> None:
         self._store = store
         self._backend = backend
         self._clock = clock
@@ -74,18 +77,6 @@ class Effects:
         # an operation before this one in the lane has removed it
         raise _refused(NotFound(resource_path(request.collection, claim.project, request.target)))
 
-    def after_failure(self, claim: Claim) -> CatalogueChange:
-        """How the catalogue looks when the effect was not made: what was to be made never was, what was to be removed
-        is there as before."""
-        match claim.request, claim.target:
-            case ((InsertImage() | InsertMachineImage()), Image() | MachineImage() as reserved):
-                return Forget(int(reserved.id or 0))
-            case DeleteImage(), Image() as image:
-                return Publish(replace(image, status=ImageStatus.READY))
-            case DeleteMachineImage(), MachineImage() as machine_image:
-                return Publish(replace(machine_image, status=MachineImageStatus.READY))
-        return None
-
     async def _insert_machine_image(
         self, claim: Claim, wanted: MachineImage, reserved: MachineImage, report: Reporter
     ) -> CatalogueChange:
@@ -121,6 +112,21 @@ class Effects:
         if source.status is not ImageStatus.READY:
             raise NotYet(f"Waiting for '{image_path(project, str(source.name))}', which is {source.status}")
         return source
+
+
+def undone(request: AnyRequest, target: Resource | None) -> CatalogueChange:
+    """How the catalogue looks when the effect was not made: what was to be made never was, what was to be removed
+    is there as before."""
+    match request, target:
+        case ((InsertImage() | InsertMachineImage()), Image() | MachineImage() as reserved):
+            return Forget(int(reserved.id or 0))
+        case DeleteImage(), Image(status=ImageStatus.READY | ImageStatus.DELETING) as image:
+            return Publish(replace(image, status=ImageStatus.READY))
+        case DeleteMachineImage(), MachineImage(
+            status=MachineImageStatus.READY | MachineImageStatus.DELETING
+        ) as machine_image:
+            return Publish(replace(machine_image, status=MachineImageStatus.READY))
+    return None
 
 
 def _check_seen(fingerprint: str, resource: Resource) -> None:

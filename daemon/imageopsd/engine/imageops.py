@@ -2,13 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from uuid import UUID, uuid5
 
 import anyio
 from msgspec.structs import replace
 
+from imageopsd.engine.backlog import Backlog
 from imageopsd.engine.bus import EventBus
-from imageopsd.model.errors import ConditionNotMet, InvalidRequest, RequestError, Unavailable
-from imageopsd.model.events import Accepted, Change, Failed
+from imageopsd.engine.effects import undone
+from imageopsd.model.errors import ConditionNotMet, InvalidRequest, NotRepeatable, RequestError, Unavailable
+from imageopsd.model.events import Accepted, CancelAsked, Cancelled, Change, Failed
 from imageopsd.model.image import DeprecationState, Image, ImageStatus, labelled, reserved
 from imageopsd.model.lifecycle import apply
 from imageopsd.model.machine_image import MachineImage
@@ -17,7 +20,9 @@ from imageopsd.model.names import (
     IdSource,
     operation_link,
     operation_name,
+    operation_path,
     parse_image_reference,
+    project_of,
 )
 from imageopsd.model.operation import ErrorEntry, Operation, OperationWarning, Status
 from imageopsd.model.policy import Policy, replaced
@@ -27,26 +32,42 @@ from imageopsd.model.requests import (
     InsertMachineImage,
     LabelImage,
     LabelMachineImage,
+    Repeats,
 )
 from imageopsd.model.resource import IMAGES, Resource, resource_link, resource_path
+from imageopsd.model.rules import check
 from imageopsd.model.time import Time
 from imageopsd.ports import Page, Store
 
 Clock = Callable[[], Time]
 
+OPERATION_GROUPS = UUID("0d2f61f0-6b1e-5a53-9a35-6f1a4c9be1d4")
+"""Namespace of the groups that an operation and its repeats are in (RFC 9562, section 5.5). Never changes."""
+
 
 class ImageOps:
     """Every method raises a RequestError for what the caller did wrong. Requests come checked (`rules.check`).
-    `request_id_window` is for how many seconds a request id leads to its operation."""
+    `request_id_window` is for how many seconds a request id leads to its operation; `why_waiting` tells what an
+    operation of a project waits for that could be started otherwise."""
 
     def __init__(
-        self, store: Store, bus: EventBus, ids: IdSource, clock: Clock, *, request_id_window: float = 14 * 86400
+        self,
+        store: Store,
+        bus: EventBus,
+        ids: IdSource,
+        clock: Clock,
+        *,
+        backlog: Backlog | None = None,
+        request_id_window: float = 14 * 86400,
+        why_waiting: Callable[[str], str | None] = lambda project: None,
     ) -> None:
         self._store = store
         self._bus = bus
         self._ids = ids
         self._clock = clock
+        self._backlog = backlog
         self._request_id_window = timedelta(seconds=request_id_window)
+        self._why_waiting = why_waiting
         self.draining = False
 
     async def submit(self, request: AnyRequest, *, user: str, version: str = "v1") -> Operation:
@@ -54,6 +75,8 @@ class ImageOps:
         if self.draining:
             raise Unavailable("The daemon is shutting down; send the request again in a moment")
         try:
+            if self._backlog is not None:
+                self._backlog.check()
             return await self._accept(request, user, version)
         except RequestError:
             # what refuses it now may have come with its own first time: the name it took, a source gone since
@@ -120,6 +143,8 @@ class ImageOps:
             target_id=None if target.id is None else str(int(target.id)),
             self_link=operation_link(project, operation_name(number), version),
             client_operation_id=request.request_id,
+            operation_group_id=request.repeats.group if request.repeats else None,
+            description=f"Repeats {request.repeats.operation}" if request.repeats else None,
             warnings=tuple(warnings),
         )
         if failed is not None:
@@ -133,7 +158,8 @@ class ImageOps:
             forget_requests_before=now - self._request_id_window,
         )
         if accepted.created:
-            self._bus.publish(Change(failed or Accepted(), accepted.operation, project, now))
+            event = failed or Accepted(request.due(now))
+            self._bus.publish(Change(event, accepted.operation, project, now))
         return accepted.operation
 
     async def _reserved(self, request: InsertImage, now: Time) -> tuple[Image, list[OperationWarning]]:
@@ -152,15 +178,49 @@ class ImageOps:
         pinned = replace(image, source_image=source.self_link, source_image_id=str(source.id))
         return pinned, [_deprecated(source)] if state == DeprecationState.DEPRECATED else []
 
+    # ----------------------------------------------------------------------------- stopping, doing again
+
+    async def cancel(self, project: str | None, reference: str, asked: Cancelled) -> Operation:
+        """Has the operation end before its effect, if that is still possible, and returns it as it is then: one that
+        is worked on ends as soon as its backend has let go, or truthfully with success if that came first. Asking
+        again, or for one that is DONE, changes nothing."""
+        now = self._clock()
+        answer = await self._store.cancel(project, reference, asked, lambda before: apply(before, asked, now), undone)
+        if answer.ended:
+            self._bus.publish(Change(asked, answer.operation, answer.project, now))
+        elif answer.operation.status is not Status.DONE:
+            self._bus.publish(CancelAsked(answer.operation.id, asked))
+        return answer.operation
+
+    async def retry(
+        self, project: str | None, reference: str, *, request_id: str | None, user: str, version: str = "v1"
+    ) -> Operation:
+        """Does what a failed operation was to do, as a new one in the same group (`operationGroupId`) that says which
+        it repeats. Raises NotRepeatable for one that has not failed."""
+        first, where, request = await self._store.request_of(project, reference)
+        if first.error is None:
+            state = "succeeded" if first.status is Status.DONE else f"is {first.status}"
+            raise NotRepeatable(operation_path(where, first.name), state)
+        group = first.operation_group_id or str(uuid5(OPERATION_GROUPS, first.name))
+        again = replace(request, request_id=request_id, repeats=Repeats(first.name, group))
+        return await self.submit(check(again), user=user, version=version)
+
     # ------------------------------------------------------------------------------------------- reading
 
     async def operation(self, project: str | None, reference: str) -> Operation:
-        return await self._store.operation(project, reference)
+        return self._explained(await self._store.operation(project, reference))
 
     async def operations(
         self, project: str | None, limit: int, after: int | None, newest_first: bool
     ) -> Page[Operation]:
-        return await self._store.operations(project, limit, after, newest_first)
+        page = await self._store.operations(project, limit, after, newest_first)
+        return replace(page, items=[self._explained(operation) for operation in page.items])
+
+    def _explained(self, operation: Operation) -> Operation:
+        """A PENDING operation with what it waits for; what changes by the moment is not in the record."""
+        if operation.status is not Status.PENDING or operation.status_message is not None:
+            return operation
+        return replace(operation, status_message=self._why_waiting(project_of(operation.self_link)))
 
     async def wait(self, project: str | None, reference: str, limit: float) -> Operation:
         """The operation once it is DONE, or as it is after `limit` seconds."""
@@ -170,7 +230,7 @@ class ImageOps:
             operation = await self._store.operation(project, reference)
             if operation.status is not Status.DONE:
                 await ended.wait()
-        return await self._store.operation(project, reference)
+        return await self.operation(project, reference)
 
     async def image(self, project: str, reference: str) -> Image:
         return await self._store.image(project, reference)

@@ -4,9 +4,18 @@ from collections.abc import Awaitable, Callable, Iterator
 
 import anyio
 
+from imageopsd.engine.backlog import Backlog
 from imageopsd.engine.bus import EventBus
+from imageopsd.engine.gate import Gate
 from imageopsd.engine.imageops import Clock, ImageOps
-from imageopsd.model.errors import InvalidRequest, RequestError, RequestIdReused, StoreUnavailable, Unavailable
+from imageopsd.model.errors import (
+    InvalidRequest,
+    Overloaded,
+    RequestError,
+    RequestIdReused,
+    StoreUnavailable,
+    Unavailable,
+)
 from imageopsd.model.events import JobBuried, JobCrashed, StoreTroubled
 from imageopsd.model.requests import AnyRequest, InsertImage
 from imageopsd.ports import Job, JobQueue
@@ -17,17 +26,26 @@ USER = "queue"
 
 
 class Intake:
-    """Reads `batch` jobs at a time. `retry_delay` is how many seconds it waits for a store that can take nothing."""
+    """Reads `batch` jobs at a time."""
 
     def __init__(
-        self, queue: JobQueue, ops: ImageOps, bus: EventBus, clock: Clock, *, batch: int = 128, retry_delay: float = 5.0
+        self,
+        queue: JobQueue,
+        ops: ImageOps,
+        bus: EventBus,
+        clock: Clock,
+        gate: Gate,
+        backlog: Backlog,
+        *,
+        batch: int = 128,
     ) -> None:
         self._queue = queue
         self._ops = ops
         self._bus = bus
         self._clock = clock
+        self._gate = gate
+        self._backlog = backlog
         self._batch = batch
-        self._retry_delay = retry_delay
 
     async def run(self) -> None:
         """Works until it is cancelled. A job whose operation is recorded but which was not settled comes again
@@ -56,7 +74,7 @@ class Intake:
 
     async def _record(self, job: Job, request: AnyRequest) -> None:
         try:
-            await self._ops.submit(request, user=USER)
+            await self._submit(request)
         except RequestIdReused as error:
             return await self._bury(job, error)
         except Unavailable:
@@ -64,6 +82,14 @@ class Intake:
         except RequestError as error:
             await self._ops.refuse(request, error, user=USER)
         return await self._queue.settle([job.receipt])
+
+    async def _submit(self, request: AnyRequest) -> None:
+        while True:
+            try:
+                await self._ops.submit(request, user=USER)
+                return
+            except Overloaded:  # the queue is made for waiting
+                await self._backlog.eased()
 
     async def _bury(self, job: Job, error: RequestError) -> None:
         await self._queue.bury(job.receipt, error.message, self._clock())
@@ -77,7 +103,7 @@ class Intake:
                 return await work()
             except StoreUnavailable as error:
                 self._bus.publish(StoreTroubled(f"taking job {job.id}", error))
-                await anyio.sleep(self._retry_delay)
+                await self._gate.store_well()
 
 
 def _waves(jobs: list[tuple[Job, AnyRequest]]) -> Iterator[list[tuple[Job, AnyRequest]]]:

@@ -7,7 +7,7 @@ import anyio
 from imageopsd.engine.bus import EventBus
 from imageopsd.engine.imageops import Clock
 from imageopsd.model.errors import LeaseLost, StoreUnavailable
-from imageopsd.model.events import BytesReceived, Change, Progressed, StoreTroubled, Warned
+from imageopsd.model.events import BytesReceived, Cancelled, Change, Progressed, Reason, StoreTroubled, Warned
 from imageopsd.model.lifecycle import apply
 from imageopsd.model.operation import OperationWarning
 from imageopsd.ports import Claim, Store
@@ -22,8 +22,8 @@ class Run:
         self.scope = anyio.CancelScope()
         self.ended = anyio.Event()
         self.dirty = False
-        self.lost = False
-        self.interruption = ""
+        self.stopped: Reason | None = None
+        self.cancelled: Cancelled | None = None
         self._closed = False
         self._store = store
         self._bus = bus
@@ -55,9 +55,17 @@ class Run:
 
     # --------------------------------------------------------------------------------- the worker's side
 
-    def interrupt(self, reason: str) -> None:
-        self.interruption = reason
+    def interrupt(self, reason: Reason) -> None:
+        """Stops the backend; what it leaves is as if it had not begun."""
+        self.stopped = self.stopped or reason
         self.scope.cancel()
+
+    def cancel(self, cancelled: Cancelled) -> None:
+        """Somebody wants it to end. What makes something is stopped; what changes or removes something may be half
+        done, so it goes on to its end and is only not tried again."""
+        self.cancelled = self.cancelled or cancelled
+        if self.claim.request.undoable:
+            self.interrupt(cancelled.reason)
 
     def close(self) -> None:
         """The backend is done; what comes now is the worker's."""
@@ -71,8 +79,7 @@ class Run:
             await self._store.save(self.claim, operation)
         except LeaseLost:
             if not self._closed:
-                self.lost = True
-                self.scope.cancel()
+                self.interrupt(Reason.SUPERSEDED)
         except StoreUnavailable as error:
             self._bus.publish(StoreTroubled(f"writing progress of {operation.name}", error))
         else:

@@ -1,5 +1,6 @@
 """What must be looked after while the daemon runs: leases of our own claims, claims of the dead."""
 
+import time
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -14,7 +15,8 @@ from imageopsd.ports import Store
 
 class Upkeep:
     """Renews at a third of `lease` (seconds), so that two renewals may fail; only while `busy` says there is something
-    to renew. `freed` is called when claims were taken from the dead."""
+    to renew. `renewed` is called with the tick at which a renewal began, `freed` when claims were taken from the
+    dead."""
 
     def __init__(
         self,
@@ -25,6 +27,7 @@ class Upkeep:
         owner: str,
         lease: float,
         busy: Callable[[], bool],
+        renewed: Callable[[float], None],
         freed: Callable[[], None],
     ) -> None:
         self._store = store
@@ -33,6 +36,7 @@ class Upkeep:
         self._owner = owner
         self._lease = lease
         self._busy = busy
+        self._renewed = renewed
         self._freed = freed
 
     async def run(self) -> None:
@@ -41,7 +45,9 @@ class Upkeep:
             try:
                 if not self._busy():
                     continue  # an idle daemon touches no table
+                began = time.monotonic()
                 await self._store.renew(self._owner, self._clock() + timedelta(seconds=self._lease))
+                self._renewed(began)
                 if await self._store.recover(self._clock()):
                     self._freed()
             except StoreUnavailable as error:

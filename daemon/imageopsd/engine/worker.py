@@ -6,6 +6,7 @@ token, then published. A stop is not a failure: interrupted work is released and
 
 import heapq
 import random
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
@@ -14,7 +15,8 @@ from http import HTTPStatus
 import anyio
 
 from imageopsd.engine.bus import EventBus
-from imageopsd.engine.effects import Effects
+from imageopsd.engine.effects import Effects, undone
+from imageopsd.engine.gate import Gate
 from imageopsd.engine.imageops import Clock
 from imageopsd.engine.run import Run
 from imageopsd.model.errors import (
@@ -29,6 +31,8 @@ from imageopsd.model.errors import (
 from imageopsd.model.events import (
     Accepted,
     BackendCrashed,
+    CancelAsked,
+    Cancelled,
     Change,
     Claimed,
     Deferred,
@@ -38,6 +42,7 @@ from imageopsd.model.events import (
     Interrupted,
     LeaseWasLost,
     Postponed,
+    Reason,
     StoreTroubled,
     Succeeded,
 )
@@ -49,13 +54,14 @@ from imageopsd.ports import Backend, CatalogueChange, Claim, Store
 FLUSH_INTERVAL = 1.0
 """Seconds between two writes of one operation's progress."""
 
-STORE_RETRY_DELAY = 5.0
-"""Seconds before a write is made again that the store could not take."""
-
 LOOK_AGAIN = 1.0
 """Seconds until an operation that waits for another one's image is looked at again."""
 
-SHUTDOWN = "the daemon is shutting down"
+STOPPED = {
+    Reason.SHUTDOWN: "the daemon is shutting down",
+    Reason.SUPERSEDED: "its claim ran out",
+}
+"""What the record says of a try that was stopped and is made again."""
 
 INTERNAL = PermanentFailure(
     "INTERNAL_ERROR",
@@ -77,8 +83,9 @@ class _Seat:
 
 
 class Worker:
-    """`slots` loops that each carry out one operation at a time, fed by one loop that claims for all free ones at
-    once. `lease` is in seconds; `dice` gives the retry policy's random numbers."""
+    """As many loops as the gate has slots, each carrying out one operation at a time, fed by one loop that claims for
+    all free ones at once. `lease` is in seconds; `dice` gives the retry policy's random numbers; `ticks` are seconds of
+    a clock that nobody sets."""
 
     def __init__(
         self,
@@ -87,21 +94,25 @@ class Worker:
         bus: EventBus,
         retry: RetryPolicy,
         clock: Clock,
+        gate: Gate,
         *,
         owner: str,
-        slots: int,
         lease: float,
         dice: Callable[[], float] = random.random,
+        ticks: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
         self._effects = Effects(store, backend, clock)
         self._bus = bus
         self._retry = retry
         self._clock = clock
+        self._gate = gate
         self._owner = owner
-        self._slots = slots
         self._lease = lease
         self._dice = dice
+        self._ticks = ticks
+        self._held_until = 0.0
+        self._early: dict[str, Cancelled] = {}
         self._free: deque[_Seat] = deque()
         self._runs: set[Run] = set()
         self._dirty = anyio.Event()
@@ -110,6 +121,7 @@ class Worker:
         self._stopping = anyio.Event()
         self._fed = anyio.Event()
         self._impatient = False
+        gate.turned = self.look
         bus.subscribe(self._hear)
 
     @property
@@ -120,9 +132,20 @@ class Worker:
         """There may be something to claim."""
         self._hint.set()
 
+    def renewed(self, began: float) -> None:
+        """The claims were extended by a whole lease, by a write that began at that tick."""
+        self._held_until = began + self._lease
+
     def _hear(self, happening: Happening) -> None:
-        if isinstance(happening, Change) and isinstance(happening.event, Accepted):
-            self.look()
+        match happening:
+            case Change(event=Accepted()):
+                self.look()
+            case CancelAsked(operation_id=operation_id, cancelled=cancelled):
+                run = next((run for run in self._runs if run.operation.id == operation_id), None)
+                if run is None:  # its claim is on its way to us
+                    self._early[operation_id] = cancelled
+                else:
+                    run.cancel(cancelled)
 
     # ------------------------------------------------------------------------------------ starting, ending
 
@@ -133,7 +156,7 @@ class Worker:
         async with anyio.create_task_group() as side:
             side.start_soon(self._flush)
             async with anyio.create_task_group() as slots:
-                for _ in range(self._slots):
+                for _ in range(self._gate.slots):
                     slots.start_soon(self._slot)
                 await self._feed()
             side.cancel_scope.cancel()
@@ -152,7 +175,7 @@ class Worker:
         """Interrupts what runs at once, and what a claim under way still brings."""
         self._impatient = True
         for run in self._runs:
-            run.interrupt(SHUTDOWN)
+            run.interrupt(Reason.SHUTDOWN)
 
     async def _feed(self) -> None:
         """Claims for the free slots whenever something may have become due; no polling: a hint or a timer wakes it."""
@@ -161,8 +184,7 @@ class Worker:
             with anyio.move_on_after(self._until_next_due()):
                 await self._hint.wait()
             self._hint = anyio.Event()
-            while self._free and not self._stopping.is_set():
-                seats = len(self._free)
+            while not self._stopping.is_set() and (seats := self._gate.seats(len(self._free))):
                 claims = await self._claim(seats)
                 for claim in claims:
                     self._free.popleft().give(self._begin(claim))
@@ -174,19 +196,21 @@ class Worker:
 
     def _until_next_due(self) -> float | None:
         now = self._clock()
-        if not self._deferred:
+        again = self._gate.look_again()
+        due = min((time for time in (again, *self._deferred[:1]) if time is not None), default=None)
+        if due is None:
             return None
-        if self._deferred[0] <= now:
+        if self._deferred and self._deferred[0] <= now:
             heapq.heappop(self._deferred)
             return 0
-        return (self._deferred[0] - now).total_seconds()
+        return max((due - now).total_seconds(), 0)
 
     def _due_at(self, until: Time) -> None:
         heapq.heappush(self._deferred, until)
         self.look()
 
     async def _claim(self, limit: int) -> list[Claim]:
-        now = self._clock()
+        now, began = self._clock(), self._ticks()
         try:
             claims = await self._store.claim(
                 self._owner,
@@ -194,11 +218,14 @@ class Worker:
                 now,
                 now + timedelta(seconds=self._lease),
                 lambda operation: apply(operation, Claimed(), now),
+                project_limit=self._gate.project_slots,
+                making=self._gate.making,
             )
         except StoreUnavailable as error:
             self._bus.publish(StoreTroubled("claiming", error))
-            heapq.heappush(self._deferred, now + timedelta(seconds=STORE_RETRY_DELAY))
             return []
+        if claims and not self._runs:
+            self.renewed(began)
         for claim in claims:
             self._bus.publish(Change(Claimed(), claim.operation, claim.project, now))
         return claims
@@ -217,8 +244,11 @@ class Worker:
     def _begin(self, claim: Claim) -> Run:
         run = Run(claim, self._store, self._bus, self._clock, self._mark_dirty)
         self._runs.add(run)
+        self._gate.began(claim.project)
+        if cancelled := self._early.pop(claim.operation.id, claim.cancelled):
+            run.cancel(cancelled)
         if self._impatient:
-            run.interrupt(SHUTDOWN)
+            run.interrupt(Reason.SHUTDOWN)
         return run
 
     async def _work(self, run: Run) -> None:
@@ -235,10 +265,11 @@ class Worker:
                     run,
                     Failed((INTERNAL.entry,), INTERNAL.http_status),
                     self._store.finish,
-                    self._effects.after_failure(run.claim),
+                    undone(run.claim.request, run.claim.target),
                 )
         finally:
             self._runs.discard(run)
+            self._gate.ended(run.claim.project)
             run.ended.set()
 
     async def _carry_out(self, run: Run) -> None:
@@ -248,6 +279,7 @@ class Worker:
         waiting: NotYet | None = None
         with run.scope:
             try:
+                await self._assure(claim)
                 change = await self._effects.carry_out(claim, run)
             except BackendFailure as error:
                 failure = error
@@ -261,17 +293,31 @@ class Worker:
                 self._bus.publish(BackendCrashed(claim.operation.name, error))
                 failure = INTERNAL
         run.close()
+        stopped = run.scope.cancelled_caught
+        if not stopped and waiting is None:
+            self._gate.heard_of_backend(failure)
         with anyio.CancelScope(shield=True):  # what is known now must be written, whoever wants us to stop
-            if run.lost:
+            if stopped and run.stopped is Reason.SUPERSEDED:
                 raise LeaseLost(claim.operation.name)
-            if run.scope.cancelled_caught:
-                await self._write(run, Interrupted(run.interruption), self._store.release)
+            if run.cancelled and (stopped or waiting or isinstance(failure, TemporaryFailure)):
+                await self._write(run, run.cancelled, self._store.finish, undone(claim.request, claim.target))
+            elif stopped:
+                await self._write(run, Interrupted(STOPPED[run.stopped or Reason.SHUTDOWN]), self._store.release)
             elif failure is not None:
                 await self._fail(run, failure)
             elif waiting is not None:
                 await self._postpone(run, str(waiting))
             else:
                 await self._write(run, Succeeded(), self._store.finish, change)
+
+    async def _assure(self, claim: Claim) -> None:
+        """Starts nothing on a claim that may have run out: after the event loop stood still for long, say, whoever
+        else may hold it now is asked for first. Raises LeaseLost or StoreUnavailable."""
+        now = self._ticks()
+        if now > self._held_until - self._lease / 2:
+            await self._store.renew(self._owner, self._clock() + timedelta(seconds=self._lease))
+            await self._store.save(claim, claim.operation)
+            self.renewed(now)
 
     async def _postpone(self, run: Run, reason: str) -> None:
         until = self._clock() + timedelta(seconds=LOOK_AGAIN)
@@ -282,13 +328,13 @@ class Worker:
         """Tries again later if that can help, else ends the operation."""
         claim, now = run.claim, self._clock()
         if isinstance(failure, TemporaryFailure) and (
-            until := self._retry.next_try(claim.attempt, now, self._dice(), failure.delay)
+            until := self._retry.next_try(claim.attempt, now, self._dice(), failure.delay, run.operation.start_time)
         ):
             event = Deferred(claim.attempt, self._retry.attempts, failure.entry, until)
             await self._write(run, event, self._store.defer, until)
             self._due_at(until)
             return
-        change = self._effects.after_failure(claim)
+        change = undone(claim.request, claim.target)
         await self._write(run, Failed((failure.entry,), failure.http_status), self._store.finish, change)
 
     async def _write(self, run: Run, event: Event, method: Callable[..., Awaitable[None]], *arguments: object) -> None:
@@ -304,7 +350,7 @@ class Worker:
                 self._bus.publish(StoreTroubled(f"recording the end of {operation.name}", error))
                 if self._stopping.is_set():
                     return
-                await anyio.sleep(STORE_RETRY_DELAY)
+                await self._gate.store_well()
         self._bus.publish(Change(event, operation, run.claim.project, now))
 
     def _mark_dirty(self) -> None:

@@ -139,6 +139,32 @@ class Unavailable(RequestError):
         self.retry_after = retry_after
 
 
+class Overloaded(Unavailable):
+    """As many operations wait as may; there is room again when some have ended."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"{limit} operations are not done yet, as many as may be; send the request again later", 30)
+
+
+class QueueFull(ImageOpsError):
+    """As many jobs wait as may."""
+
+    def __init__(self, waiting: int, limit: int) -> None:
+        super().__init__(f"the queue is full: {waiting} of {limit} jobs wait")
+
+
+class NotRepeatable(RequestError):
+    """Only an operation that failed is done again, and only by a request that is there to be made again."""
+
+    http_status = HTTPStatus.BAD_REQUEST
+    reason = "invalid"
+    status = "FAILED_PRECONDITION"
+    code = "OPERATION_NOT_FAILED"
+
+    def __init__(self, resource: str, state: str) -> None:
+        super().__init__(f"The resource '{resource}' {state}; only an operation that failed can be done again")
+
+
 class BackendFailure(ImageOpsError):
     """A backend could not do what an operation asks. `code` is the upper-case code of `error.errors[]`,
     `http_status` the operation's `httpErrorStatusCode`."""
@@ -158,7 +184,8 @@ class BackendFailure(ImageOpsError):
 
 
 class TemporaryFailure(BackendFailure):
-    """The same work may succeed later. `delay` is the provider's own wish in seconds (Retry-After)."""
+    """The same work may succeed later. `delay` is the provider's own wish in seconds (Retry-After); `of_backend` says
+    that not this work but the backend is in trouble, so that other work would fail as well."""
 
     def __init__(
         self,
@@ -167,10 +194,12 @@ class TemporaryFailure(BackendFailure):
         http_status: HTTPStatus = HTTPStatus.SERVICE_UNAVAILABLE,
         *,
         delay: float | None = None,
+        of_backend: bool = False,
         details: Sequence[ErrorDetail] = (),
     ) -> None:
         super().__init__(code, message, http_status, details=details)
         self.delay = delay
+        self.of_backend = of_backend
 
 
 class NotYet(ImageOpsError):

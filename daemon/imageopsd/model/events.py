@@ -1,5 +1,8 @@
 """What can happen to an operation; past participles. `lifecycle.apply` turns each into the next record."""
 
+from datetime import datetime
+from enum import StrEnum
+
 import msgspec
 
 from imageopsd.model.operation import ErrorEntry, Operation, OperationWarning
@@ -11,7 +14,9 @@ class Event(msgspec.Struct, frozen=True):
 
 
 class Accepted(Event, frozen=True):
-    """It was recorded for the first time."""
+    """It was recorded for the first time; `deadline` is when it has to be over."""
+
+    deadline: datetime | None = None
 
 
 class Claimed(Event, frozen=True):
@@ -66,6 +71,31 @@ class Failed(Event, frozen=True):
     http_status: int
 
 
+class Reason(StrEnum):
+    """Why an operation is stopped before its end."""
+
+    USER = "user"
+    """Somebody cancelled it."""
+    DEADLINE = "deadline"
+    """Its own deadline passed."""
+    SHUTDOWN = "shutdown"
+    """The daemon stops; the next one takes the operation up again."""
+    SUPERSEDED = "superseded"
+    """Its claim ran out or is in other hands: whoever holds it now goes on."""
+
+    @property
+    def ends(self) -> bool:
+        """The operation is over and not only this try at it."""
+        return self in (Reason.USER, Reason.DEADLINE)
+
+
+class Cancelled(Event, frozen=True):
+    """It was ended before its effect: `reason` is USER or DEADLINE, `by` says who or which deadline."""
+
+    reason: Reason
+    by: str
+
+
 class Change(msgspec.Struct, frozen=True):
     """What was published about one operation: the record after `event`, already durable, as of `at`."""
 
@@ -116,5 +146,42 @@ class StoreTroubled(msgspec.Struct, frozen=True):
     error: Exception
 
 
-Happening = Change | JobBuried | BytesReceived | LeaseWasLost | BackendCrashed | JobCrashed | StoreTroubled
+class Obstacle(StrEnum):
+    """What keeps operations from being started."""
+
+    PAUSED = "paused"
+    """An administrator wants it so."""
+    STORE = "store"
+    """Records cannot be written: the disk is full or the database locked."""
+    BACKEND = "backend"
+    """The backend says that it cannot make anything: its disk is full."""
+    BREAKER = "breaker"
+    """The backend has failed again and again."""
+
+
+class ObstacleTurned(msgspec.Struct, frozen=True):
+    """There is such an obstacle, for that reason, or (`None`) it is gone."""
+
+    obstacle: Obstacle
+    reason: str | None
+
+
+class CancelAsked(msgspec.Struct, frozen=True):
+    """The end of an operation was asked for that somebody works on."""
+
+    operation_id: str
+    cancelled: Cancelled
+
+
+Happening = (
+    Change
+    | JobBuried
+    | BytesReceived
+    | LeaseWasLost
+    | BackendCrashed
+    | JobCrashed
+    | StoreTroubled
+    | ObstacleTurned
+    | CancelAsked
+)
 """All that the engine publishes."""

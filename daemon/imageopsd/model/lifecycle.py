@@ -11,6 +11,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from imageopsd.model.events import (
+    Cancelled,
     Claimed,
     Deferred,
     Event,
@@ -18,16 +19,18 @@ from imageopsd.model.events import (
     Interrupted,
     Postponed,
     Progressed,
+    Reason,
     Succeeded,
     Warned,
 )
-from imageopsd.model.operation import Operation, OperationError, OperationWarning, Status
+from imageopsd.model.operation import ErrorEntry, Operation, OperationError, OperationWarning, Status
 from imageopsd.model.time import Time
 
 TRANSITIONS: dict[Status, dict[type[Event], Status]] = {
     Status.PENDING: {
         Claimed: Status.RUNNING,
         Failed: Status.DONE,
+        Cancelled: Status.DONE,
     },
     Status.RUNNING: {
         Claimed: Status.RUNNING,
@@ -38,6 +41,7 @@ TRANSITIONS: dict[Status, dict[type[Event], Status]] = {
         Interrupted: Status.RUNNING,
         Succeeded: Status.DONE,
         Failed: Status.DONE,
+        Cancelled: Status.DONE,
     },
     Status.DONE: {},
 }
@@ -45,6 +49,16 @@ TRANSITIONS: dict[Status, dict[type[Event], Status]] = {
 PUBLISHED = 100
 UNPUBLISHED_LIMIT = 99
 """Progress of work whose result nobody can see yet."""
+
+
+CLIENT_CLOSED_REQUEST = 499
+"""What Google's services answer for CANCELLED (google/rpc/code.proto); Python's HTTPStatus does not know it."""
+
+CANCELLATIONS = {
+    Reason.USER: ("CANCELLED", CLIENT_CLOSED_REQUEST),
+    Reason.DEADLINE: ("DEADLINE_EXCEEDED", HTTPStatus.GATEWAY_TIMEOUT),
+}
+"""Code and HTTP status of an operation that was ended for a reason of the caller's."""
 
 
 class IllegalTransition(Exception):
@@ -118,8 +132,19 @@ def _failed(operation: Operation, event: Failed, now: Time) -> dict[str, Any]:
         "status_message": None,
         "error": OperationError(errors=event.errors),
         "http_error_status_code": event.http_status,
-        "http_error_message": HTTPStatus(event.http_status).phrase.upper(),
+        "http_error_message": _phrase(event.http_status),
     }
+
+
+def _cancelled(operation: Operation, event: Cancelled, now: Time) -> dict[str, Any]:
+    code, status = CANCELLATIONS[event.reason]
+    what = "was cancelled by" if event.reason is Reason.USER else "did not end within"
+    entry = ErrorEntry(code=code, message=f"The operation {what} {event.by}.")
+    return _failed(operation, Failed((entry,), status), now)
+
+
+def _phrase(status: int) -> str:
+    return "CLIENT CLOSED REQUEST" if status == CLIENT_CLOSED_REQUEST else HTTPStatus(status).phrase.upper()
 
 
 _CHANGES: dict[type[Event], Callable[[Operation, Any, Time], dict[str, Any]]] = {
@@ -131,4 +156,5 @@ _CHANGES: dict[type[Event], Callable[[Operation, Any, Time], dict[str, Any]]] = 
     Interrupted: _interrupted,
     Succeeded: _succeeded,
     Failed: _failed,
+    Cancelled: _cancelled,
 }

@@ -74,6 +74,11 @@ def operation_link(project: str, name: str, version: str = "v1") -> str:
     return f"{LINK_ROOT}/{version}/{operation_path(project, name)}"
 
 
+def project_of(link: str) -> str:
+    """The project in a link of ours."""
+    return link.partition("/projects/")[2].partition("/")[0]
+
+
 def parse_image_reference(text: str, project: str, field: str) -> tuple[str, str, bool]:
     """(project, name or family, is it a family) of a full or partial image URL; `project` where it names none."""
     match = _IMAGE_REFERENCE.fullmatch(text)
@@ -115,6 +120,11 @@ def operation_id_of(name: str) -> int | None:
     return number if operation_name(number) == name else None
 
 
+def first_id(time: datetime) -> int:
+    """The smallest id that could be made at that time: ids of what is older are below it."""
+    return max(int(time.astimezone(UTC).timestamp() * 1000) - _EPOCH_MS, 0) << (_NODE_BITS + _COUNTER_BITS)
+
+
 class IdSource:
     """Ids that only ever grow: 41 bits of milliseconds, 10 of `node`, 12 of counter; 63 bits in all, because
     SQLite and PostgreSQL integers are signed. More than 4096 in one millisecond borrow from the next; a clock
@@ -125,7 +135,6 @@ class IdSource:
         self._last = last
 
     def next(self, now: datetime) -> int:
-        milliseconds = max(int(now.astimezone(UTC).timestamp() * 1000) - _EPOCH_MS, 0)
-        stem = (milliseconds << (_NODE_BITS + _COUNTER_BITS)) | (self._node << _COUNTER_BITS)
+        stem = first_id(now) | (self._node << _COUNTER_BITS)
         self._last = stem if stem > self._last else self._last + 1
         return self._last

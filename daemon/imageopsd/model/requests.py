@@ -1,5 +1,6 @@
 """What callers may ask for. The rules that a request must meet stand in `model.rules`."""
 
+from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import ClassVar
 
@@ -10,13 +11,30 @@ from imageopsd.model.machine_image import MachineImage
 from imageopsd.model.operation import Record
 from imageopsd.model.resource import IMAGES, MACHINE_IMAGES
 
+HEAD_START = timedelta(minutes=10)
+"""What one step of priority is worth: a request is dealt with as if it had come that much earlier. So whatever waits
+long enough comes before every priority."""
+
+PRIORITIES = range(-9, 10)
+
+
+class Repeats(Record, frozen=True):
+    """A request that is made again: the operation that failed, and the group that all its repeats are in."""
+
+    operation: str
+    group: str
+
 
 class Request(Record, frozen=True):
     """Base of all requests. `request_id` is a lower-case UUID or `None`; `ignored` are the names of known fields
-    in the body that this verb does not change, for a warning on the record."""
+    in the body that this verb does not change, for a warning on the record; `priority` is one of PRIORITIES;
+    `deadline`, in seconds from the acceptance, is when nobody wants the effect any more."""
 
     operation_type: ClassVar[str]
     """What `Operation.operationType` calls it."""
+
+    undoable: ClassVar[bool] = False
+    """Whether work on it can be stopped in the middle and nothing is left: true of what makes something."""
 
     collection: ClassVar[str] = IMAGES
     """Where its target lives: `images` or `machineImages`."""
@@ -24,6 +42,17 @@ class Request(Record, frozen=True):
     project: str
     request_id: str | None = None
     ignored: tuple[str, ...] = ()
+    priority: int = 0
+    deadline: float | None = None
+    repeats: Repeats | None = None
+
+    def rank(self, accepted: datetime) -> datetime:
+        """When it would have come without its priority: the earlier, the sooner it is its turn."""
+        return accepted - self.priority * HEAD_START
+
+    def due(self, accepted: datetime) -> datetime | None:
+        """When its deadline is, if it has one."""
+        return None if self.deadline is None else accepted + timedelta(seconds=self.deadline)
 
     @property
     def target(self) -> str:
@@ -40,6 +69,7 @@ class InsertImage(Request, frozen=True, kw_only=True, tag_field="method", tag="i
     """Make an image from exactly one source."""
 
     operation_type = "insert"
+    undoable = True
     image: Image
     force_create: bool = False
 
@@ -90,6 +120,7 @@ class InsertMachineImage(Request, frozen=True, kw_only=True, tag_field="method",
     """Make a machine image of an instance: all its disks and its properties, or nothing."""
 
     operation_type = "insert"
+    undoable = True
     collection = MACHINE_IMAGES
     machine_image: MachineImage
 

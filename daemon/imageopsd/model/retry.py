@@ -1,5 +1,6 @@
 """When a failed attempt is tried again. The worker obeys; nobody else retries."""
 
+import math
 from datetime import timedelta
 
 import msgspec
@@ -12,13 +13,17 @@ LONGEST_WISH = 3600.0
 
 class RetryPolicy(msgspec.Struct, frozen=True):
     """Full jitter between 0 and min(`cap`, `base` · 2^(attempt-1)) seconds
-    (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/), never sooner than the provider asks."""
+    (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/), never sooner than the provider asks,
+    and never later than `patience` seconds after the first attempt began."""
 
     attempts: int
     base: float
     cap: float
+    patience: float = math.inf
 
-    def next_try(self, attempt: int, now: Time, dice: float, asked: float | None = None) -> Time | None:
+    def next_try(
+        self, attempt: int, now: Time, dice: float, asked: float | None = None, began: Time | None = None
+    ) -> Time | None:
         """When attempt number `attempt` (from 1) has failed: the time of the next, or `None` to give up.
         `dice` is a random number in [0, 1); `asked` the provider's Retry-After in seconds."""
         if attempt >= self.attempts:
@@ -27,4 +32,6 @@ class RetryPolicy(msgspec.Struct, frozen=True):
         backoff = dice * min(self.cap, self.base * 2.0 ** min(attempt - 1, 63))
         # a source may not park an operation, and with it its image's name, for as long as it likes
         wish = min(max(asked or 0.0, 0.0), max(self.cap, LONGEST_WISH))
-        return now + timedelta(seconds=max(backoff, wish))
+        delay = max(backoff, wish)
+        spent = (now - began).total_seconds() if began else 0.0
+        return now + timedelta(seconds=delay) if spent + delay <= self.patience else None

@@ -6,6 +6,7 @@ from typing import Any
 
 from imageopsd.model.events import (
     Accepted,
+    Cancelled,
     Change,
     Claimed,
     Deferred,
@@ -13,6 +14,8 @@ from imageopsd.model.events import (
     Happening,
     Interrupted,
     JobBuried,
+    Obstacle,
+    ObstacleTurned,
     Postponed,
     Succeeded,
 )
@@ -30,6 +33,7 @@ class Board:
         self._head = {"version": version, "backend": backend, "slots": slots, "started": started.isoformat()}
         self.phase = "starting"
         self.pending = self.succeeded = self.failed = 0
+        self._obstacles: dict[Obstacle, str] = {}
         self._running: dict[str, tuple[str, Operation]] = {}
         self._failures: deque[dict[str, Any]] = deque(maxlen=RECENT)
         self._dead: deque[dict[str, str]] = deque(maxlen=RECENT)
@@ -43,6 +47,10 @@ class Board:
         match happening:
             case Change(event=event, operation=operation, project=project):
                 self._changed(event, operation, project)
+            case ObstacleTurned(obstacle=obstacle, reason=str() as reason):
+                self._obstacles[obstacle] = reason
+            case ObstacleTurned(obstacle=obstacle):
+                self._obstacles.pop(obstacle, None)
             case JobBuried(job_id=job_id, reason=reason):
                 self._dead.appendleft({"job": job_id, "reason": reason})
 
@@ -55,6 +63,9 @@ class Board:
                 self.pending += 1
             case Succeeded():
                 self.succeeded += 1
+            case Cancelled():
+                self.pending -= not was_running
+                self.failed += 1
             case Failed():
                 self.failed += 1
                 self._failures.appendleft(_failure(project, operation))
@@ -66,10 +77,21 @@ class Board:
     def running(self) -> int:
         return len(self._running)
 
+    @property
+    def ready(self) -> bool:
+        """New work is taken, and there is nothing that keeps it from being done but what people or others decide."""
+        return self.phase == "ready" and not self._obstacles.keys() & {Obstacle.STORE, Obstacle.BACKEND}
+
+    @property
+    def state(self) -> str:
+        """The phase; and what stands in the way, if anything does."""
+        return "; ".join([self.phase, *self._obstacles.values()])
+
     def snapshot(self) -> dict[str, Any]:
         return {
             **self._head,
             "phase": self.phase,
+            "obstacles": dict(self._obstacles),
             "operations": {
                 "pending": self.pending,
                 "running": len(self._running),

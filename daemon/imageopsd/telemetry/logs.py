@@ -11,6 +11,7 @@ from aiohttp.web import RequestPayloadError
 from imageopsd.model.events import (
     Accepted,
     BackendCrashed,
+    Cancelled,
     Change,
     Claimed,
     Deferred,
@@ -20,6 +21,7 @@ from imageopsd.model.events import (
     JobBuried,
     JobCrashed,
     LeaseWasLost,
+    ObstacleTurned,
     Postponed,
     Progressed,
     StoreTroubled,
@@ -99,6 +101,10 @@ def hear(happening: Happening) -> None:
             log.error("backend crashed", operation=name, exc_info=error)
         case JobCrashed(job_id=job_id, error=error):
             log.error("job crashed the reader", job_id=job_id, exc_info=error)
+        case ObstacleTurned(obstacle=obstacle, reason=None):
+            log.info("operations are started again", obstacle=obstacle)
+        case ObstacleTurned(obstacle=obstacle, reason=reason):
+            log.warning("no operation is started", obstacle=obstacle, reason=reason)
         case StoreTroubled(doing=doing, error=error):
             log.error("store unavailable", doing=doing, error=str(error))
 
@@ -132,6 +138,8 @@ def _changed(change: Change) -> None:
             line.info("operation interrupted", reason=reason)
         case Succeeded():
             line.info("operation succeeded", duration_seconds=_duration(change), warnings=len(operation.warnings))
+        case Cancelled(reason=reason, by=by):
+            line.info("operation cancelled", duration_seconds=_duration(change), reason=reason, by=by)
         case Failed(errors=errors, http_status=http_status):
             line.warning(
                 "operation failed",

@@ -18,6 +18,7 @@ from imageopsd.model.events import (
     Accepted,
     BackendCrashed,
     BytesReceived,
+    Cancelled,
     Change,
     Claimed,
     Deferred,
@@ -26,13 +27,16 @@ from imageopsd.model.events import (
     Interrupted,
     JobBuried,
     LeaseWasLost,
+    Obstacle,
+    ObstacleTurned,
     Postponed,
     StoreTroubled,
     Succeeded,
 )
+from imageopsd.model.operation import Operation
 
 TYPES = ("insert", "patch", "deprecate", "setLabels", "delete")
-OUTCOMES = ("success", "failure")
+OUTCOMES = ("success", "failure", "cancelled")
 REASONS = ("INVALID_FIELD_VALUE", "REQUEST_ID_REUSED")
 REFUSALS = ("missing", "unknown", "forbidden")
 HOURS = (0.1, 0.5, 1, 5, 15, 60, 300, 900, 1800, 3600, 7200, 14400)
@@ -57,6 +61,7 @@ class Metrics:
         Gauge("imageopsd_worker_slots", "Operations that can be carried out at once.",
               registry=self.registry).set(slots)  # fmt: skip
         self._finished = self._counter("operations", "Operations that ended.", type=TYPES, outcome=OUTCOMES)
+        self._running_now: set[str] = set()
         self._accepted = self._counter("operations_accepted", "Operations recorded for the first time.", type=TYPES)
         self._retries = self._counter("operation_retries", "Attempts that failed and will be made again.", type=TYPES)
         self._interrupted = self._counter("operations_interrupted", "Attempts given back by a stop.", type=TYPES)
@@ -75,6 +80,8 @@ class Metrics:
         self._last_success = self._gauge("last_success_timestamp_seconds", "When an operation last succeeded.",
                                          type=TYPES)  # fmt: skip
         self._queue = self._gauge("queue_jobs", "Jobs by where they wait.", state=("waiting", "dead"))
+        self._obstacles = self._gauge("starts_blocked", "1 while that keeps operations from being started.",
+                                      reason=tuple(Obstacle))  # fmt: skip
         self._pending = self._gauge("operations_pending", "Operations no worker has taken yet.")
         self._oldest = self._gauge("queue_oldest_job_age_seconds", "Age of the oldest job in the queue; 0 if empty.")
 
@@ -102,6 +109,8 @@ class Metrics:
                 self._crashes.inc()
             case StoreTroubled():
                 self._troubles.inc()
+            case ObstacleTurned(obstacle=obstacle, reason=reason):
+                self._obstacles.labels(obstacle).set(reason is not None)
 
     def _changed(self, change: Change) -> None:
         operation, kind = change.operation, change.operation.operation_type
@@ -110,25 +119,37 @@ class Metrics:
             case Accepted():
                 self._accepted.labels(kind).inc()
             case Claimed():
+                self._running_now.add(operation.id)
                 self._running.labels(kind).inc()
                 if started == change.at:
                     self._wait.observe((started - operation.insert_time).total_seconds())
             case Deferred():
-                self._running.labels(kind).dec()
+                self._left(operation)
                 self._retries.labels(kind).inc()
             case Postponed():
-                self._running.labels(kind).dec()
+                self._left(operation)
             case Interrupted():
-                self._running.labels(kind).dec()
+                self._left(operation)
                 self._interrupted.labels(kind).inc()
-            case Succeeded() | Failed():
-                outcome = "success" if operation.error is None else "failure"
-                self._finished.labels(kind, outcome).inc()
-                if outcome == "success":
-                    self._last_success.labels(kind).set(change.at.timestamp())
-                if started is not None:  # a refused job was never claimed
-                    self._running.labels(kind).dec()
-                    self._duration.labels(kind, outcome).observe((change.at - started).total_seconds())
+            case Succeeded():
+                self._last_success.labels(kind).set(change.at.timestamp())
+                self._ended(change, "success")
+            case Failed():
+                self._ended(change, "failure")
+            case Cancelled():
+                self._ended(change, "cancelled")
+
+    def _ended(self, change: Change, outcome: str) -> None:
+        kind, started = change.operation.operation_type, change.operation.start_time
+        self._left(change.operation)
+        self._finished.labels(kind, outcome).inc()
+        if started is not None:  # a refused job was never claimed
+            self._duration.labels(kind, outcome).observe((change.at - started).total_seconds())
+
+    def _left(self, operation: Operation) -> None:
+        if operation.id in self._running_now:
+            self._running_now.remove(operation.id)
+            self._running.labels(operation.operation_type).dec()
 
     def refused(self, reason: str) -> None:
         """`reason` is one of REFUSALS."""

@@ -6,9 +6,11 @@ from uuid import UUID, uuid5
 
 import msgspec
 
+from imageopsd.model.durations import Seconds
 from imageopsd.model.errors import InvalidRequest
 from imageopsd.model.names import REQUEST_ID
 from imageopsd.model.requests import (
+    PRIORITIES,
     AnyRequest,
     DeleteImage,
     DeleteMachineImage,
@@ -46,6 +48,8 @@ class _JobFile(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_field
     image: str | None = None
     machine_image: str | None = None
     source_instance: str | None = None
+    priority: int = 0
+    deadline: str | None = None
     body: dict[str, Any] | None = None
 
 
@@ -68,7 +72,28 @@ def read_job(data: bytes, job_id: str) -> AnyRequest:
     if job.project is None:
         raise InvalidRequest.missing("job.project", "Expected a project id such as 'my-project'")
     own_id = job_id if REQUEST_ID.fullmatch(job_id) else str(uuid5(JOB_IDS, job_id))
-    return check(read(job, job.project, job.request_id or own_id))
+    request = read(job, job.project, job.request_id or own_id)
+    return check(msgspec.structs.replace(request, priority=_priority(job), deadline=_deadline(job)))
+
+
+def _priority(job: _JobFile) -> int:
+    if job.priority not in PRIORITIES:
+        expected = f"Must be between {PRIORITIES.start} and {PRIORITIES.stop - 1}"
+        raise InvalidRequest.value("job.priority", job.priority, expected)
+    return job.priority
+
+
+def _deadline(job: _JobFile) -> float | None:
+    """Seconds from the acceptance."""
+    if job.deadline is None:
+        return None
+    try:
+        seconds = Seconds.parse(job.deadline)
+    except ValueError as error:
+        raise InvalidRequest.value("job.deadline", job.deadline, str(error)) from None
+    if not seconds:
+        raise InvalidRequest.value("job.deadline", job.deadline, "Expected more than 0s")
+    return float(seconds)
 
 
 def _insert(job: _JobFile, project: str, request_id: str) -> AnyRequest:

@@ -58,6 +58,19 @@ class LocalBackend:
     ) -> None:
         pass
 
+    def obstacle(self) -> str | None:
+        try:
+            system = os.statvfs(self._layout.root)
+        except OSError as error:
+            return f"The directory '{self._layout.root}' cannot be used: {error.strerror}"
+        free = system.f_bavail * system.f_frsize
+        if free >= self._options.free_space_margin:
+            return None
+        return (
+            f"The disk is full: the file system of '{self._layout.root}' has {free} bytes left, less than the "
+            f"{int(self._options.free_space_margin)} of backends.local.free_space_margin"
+        )
+
     async def insert_image(self, task: InsertTask, report: Reporter) -> ImageFacts:
         check_asked_size(task.image.disk_size_gb, self._options.max_disk_gb)
         place = self._place(task.project, task.image)

@@ -13,7 +13,7 @@ import sqlite3
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager, closing
+from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
@@ -25,7 +25,7 @@ from typing import Any, Generic, Self, TypeVar
 import aiosqlite
 import anyio
 
-from imageopsd.model.errors import ImageOpsError, StoreBusy, StoreError, StoreFull, StoreTooNew
+from imageopsd.model.errors import ImageOpsError, StoreBusy, StoreError, StoreFull, StoreTooNew, StoreUnavailable
 
 T = TypeVar("T")
 
@@ -38,6 +38,13 @@ https://www.sqlite.org/rescode.html#ioerr_fsync, https://lwn.net/Articles/752063
 
 BATCH = 512
 """Most functions in one transaction: bounds how long the first of them waits for its commit."""
+
+
+TIDY_PAGES = 256
+"""Pages that are given back at a time, a megabyte; more would hold up whoever writes next (getsentry/taskbroker#438)"""
+
+WAL_LIMIT = 64 * 1024 * 1024
+"""Bytes to which the write-ahead log is cut once it was emptied; a reader from outside may have made it grow."""
 
 
 class Transaction:
@@ -74,6 +81,7 @@ class Writer:
         self._inbox: SimpleQueue[_Work[Any] | None] = SimpleQueue()
         self._loop = asyncio.get_running_loop()
         self._broken: StoreError | None = None
+        self._untidy = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"writer {path.name}", daemon=True)
         self._thread.start()
 
@@ -85,6 +93,12 @@ class Writer:
         with anyio.CancelScope(shield=True):
             await future
         return future.result()
+
+    async def tidy(self) -> None:
+        """Gives up to TIDY_PAGES free pages back to the file system."""
+        self._untidy.set()
+        with suppress(StoreUnavailable):  # nothing is lost by doing it another time
+            await self.run(lambda tx: None)
 
     async def close(self, *, checkpoint: bool = True) -> None:
         """Finishes what was asked for, empties the write-ahead log into the file (`checkpoint`) and closes it."""
@@ -112,6 +126,10 @@ class Writer:
                 if self._observe is not None:
                     self._observe(perf_counter() - began)
                 self._loop.call_soon_threadsafe(_deliver, work)
+            if self._untidy.is_set():
+                self._untidy.clear()
+                with suppress(sqlite3.Error):  # nothing was promised; what is wrong will show at the next write
+                    self._connection.execute(f"PRAGMA incremental_vacuum({TIDY_PAGES})").fetchall()
 
     def _commit(self, batch: list[_Work[Any]]) -> None:
         """All of `batch` in one transaction; an item that raises is undone alone."""
@@ -222,6 +240,7 @@ def connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT}")
     return connection
 
 

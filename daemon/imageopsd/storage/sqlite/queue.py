@@ -5,12 +5,13 @@ from contextlib import AsyncExitStack
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import anyio
 import msgspec
 
-from imageopsd.ports import DeadLetter, Job, QueueDepth, Receipt
+from imageopsd.model.errors import QueueFull
+from imageopsd.ports import DeadLetter, Job, Pause, QueueDepth, Receipt
 from imageopsd.storage.sqlite.connection import Readers, Transaction, Writer, migrate, milliseconds, time_of
 from imageopsd.storage.sqlite.doorbell import Doorbell, ringing
 
@@ -20,9 +21,11 @@ class SqliteQueue:
     mark, so a restart receives again whatever was not settled."""
 
     class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-        """No options."""
+        max_jobs: Annotated[int, msgspec.Meta(ge=1)] = 1_000_000
+        """How many jobs may wait; a submit beyond it is refused."""
 
     def __init__(self, options: Options, data_dir: Path, *, consumer: bool = True) -> None:
+        self._max_jobs = options.max_jobs
         self._consumer = consumer
         self._path = data_dir / "queue.db"
         self._bell_path = data_dir / "queue.bell"
@@ -51,6 +54,9 @@ class SqliteQueue:
 
     async def put(self, jobs: Sequence[tuple[str, bytes]], now: datetime) -> list[Receipt]:
         def insert(tx: Transaction) -> list[Receipt]:
+            (waiting,) = tx.execute("SELECT value FROM totals WHERE name = 'waiting'").fetchone()
+            if waiting + tx.tally["waiting"] + len(jobs) > self._max_jobs:
+                raise QueueFull(waiting, self._max_jobs)
             tx.tally["waiting"] += len(jobs)
             rows = ((job_id, milliseconds(now), body) for job_id, body in jobs)
             statement = "INSERT INTO jobs (id, submitted, body) VALUES (?, ?, ?) RETURNING receipt"
@@ -103,12 +109,68 @@ class SqliteQueue:
         rows = await self._readers.fetch(f"{_DEAD} ORDER BY receipt DESC LIMIT ?", limit)
         return [_dead_letter(row) for row in rows]
 
+    async def dead_letter(self, job_id: str) -> list[DeadLetter]:
+        rows = await self._readers.fetch(f"{_DEAD} WHERE id = ? ORDER BY receipt DESC", job_id)
+        return [_dead_letter(row) for row in rows]
+
+    async def requeue(self, job_ids: Sequence[str] | None, now: datetime) -> list[str]:
+        def put_back(tx: Transaction) -> list[str]:
+            rows = _removed(tx, "1 = 1", job_ids)
+            tx.executemany(
+                "INSERT INTO jobs (id, submitted, body) VALUES (?, ?, ?)",
+                [(job_id, milliseconds(now), body) for job_id, body in rows],
+            )
+            tx.tally["waiting"] += len(rows)
+            return [job_id for job_id, _ in rows]
+
+        with ringing(self._bell_path):
+            return await self._writer.run(put_back)
+
+    async def purge(self, job_ids: Sequence[str] | None, before: datetime | None) -> list[str]:
+        def forget(tx: Transaction) -> list[str]:
+            where, values = ("refused < ?", (milliseconds(before),)) if before else ("1 = 1", ())
+            return [job_id for job_id, _ in _removed(tx, where, job_ids, *values)]
+
+        return await self._writer.run(forget)
+
+    async def pause(self, pause: Pause | None) -> None:
+        def turn(tx: Transaction) -> None:
+            tx.execute("DELETE FROM pause")
+            if pause:
+                tx.execute("INSERT INTO pause VALUES (1, ?, ?)", (milliseconds(pause.since), pause.reason))
+
+        with ringing(self._bell_path):
+            await self._writer.run(turn)
+
+    async def paused(self) -> Pause | None:
+        rows = await self._readers.fetch("SELECT since, reason FROM pause")
+        return Pause(since=time_of(rows[0][0]), reason=rows[0][1]) if rows else None
+
+    async def pause_turned(self, known: Pause | None) -> Pause | None:
+        while True:
+            rung = self._rung
+            if (pause := await self.paused()) != known:
+                return pause
+            await rung.wait()
+
     async def find(self, receipt: Receipt) -> Job | DeadLetter | None:
         # in this order: a job on its way to the dead letters is in one of the two
         if waiting := await self._readers.fetch(f"{_WAITING} WHERE receipt = ?", receipt):
             return _job(waiting[0])
         dead = await self._readers.fetch(f"{_DEAD} WHERE receipt = ?", receipt)
         return _dead_letter(dead[0]) if dead else None
+
+
+def _removed(tx: Transaction, where: str, job_ids: Sequence[str] | None, *values: object) -> list[tuple[str, bytes]]:
+    """Takes dead letters out, these or all, as far as `where` is true of them: their ids and bodies, in their order."""
+    names: tuple[object, ...] = ()
+    if job_ids is not None:
+        where, names = f"{where} AND id IN ({', '.join('?' * len(job_ids))})", tuple(job_ids)
+    rows = tx.execute(
+        f"DELETE FROM dead_letters WHERE {where} RETURNING receipt, id, body", (*values, *names)
+    ).fetchall()
+    tx.tally["dead"] -= len(rows)
+    return [(job_id, body) for _, job_id, body in sorted(rows)]
 
 
 _WAITING = "SELECT receipt, id, submitted, body FROM jobs"

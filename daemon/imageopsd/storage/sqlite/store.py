@@ -15,14 +15,16 @@ from typing import Any, Self
 
 import anyio
 import msgspec
+from msgspec.structs import replace
 
 from imageopsd.model.errors import LeaseLost, NotFinished, NotFound, RequestIdReused, StoreInUse
+from imageopsd.model.events import Cancelled
 from imageopsd.model.image import decode_hook
-from imageopsd.model.names import ANY_PROJECT, REQUEST_ID, operation_path
+from imageopsd.model.names import ANY_PROJECT, REQUEST_ID, first_id, operation_name, operation_path
 from imageopsd.model.operation import Operation, Status
 from imageopsd.model.requests import AnyRequest
 from imageopsd.model.resource import Resource
-from imageopsd.ports import Acceptance, CatalogueChange, Claim, Forget, Page, Publish, Totals
+from imageopsd.ports import Acceptance, Cancellation, CatalogueChange, Claim, Forget, Page, Publish, Totals
 from imageopsd.storage.sqlite.catalogue import (
     Catalogue,
     decode_resource,
@@ -32,8 +34,10 @@ from imageopsd.storage.sqlite.catalogue import (
     text_of,
 )
 from imageopsd.storage.sqlite.connection import Readers, Transaction, Writer, migrate, milliseconds, time_of
+from imageopsd.storage.sqlite.turns import Turns
 
 _decode_operation = msgspec.json.Decoder(Operation, dec_hook=decode_hook).decode
+_decode_cancelled = msgspec.json.Decoder(Cancelled).decode
 _decode_request = msgspec.json.Decoder(AnyRequest, dec_hook=decode_hook).decode
 
 
@@ -46,6 +50,7 @@ class SqliteStore(Catalogue):
     def __init__(self, options: Options, data_dir: Path) -> None:
         self._path = data_dir / "state.db"
         self._lock_path = data_dir / "daemon.lock"
+        self._turns = Turns()
         self.observe_commit: Callable[[float], None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -91,29 +96,41 @@ class SqliteStore(Catalogue):
             if reserve:
                 put_resource(tx, project, reserve)
             done = operation.status is Status.DONE
+            before = None if done else tx.execute(_LAST_IN_LANE, (lane,)).fetchone()
+            made = replace(operation, status_message=_waiting_for(before[0])) if before else operation
             tx.execute(
-                "INSERT INTO operations (id, project, request_id, fingerprint, done, record, request)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO operations (id, project, request_id, fingerprint, done, failed, record, request)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (
-                    int(operation.id),
+                    int(made.id),
                     project,
                     request.request_id,
                     fingerprint,
                     done,
-                    text_of(operation),
+                    made.error is not None,
+                    text_of(made),
                     text_of(request),
                 ),
             )
             if done:
-                tx.tally["failed" if operation.error else "succeeded"] += 1
+                tx.tally["failed" if made.error else "succeeded"] += 1
             else:
+                due = request.due(made.insert_time)
                 tx.execute(
-                    "INSERT INTO tasks (operation_id, lane, runnable, not_before)"
-                    " VALUES (?1, ?2, NOT EXISTS (SELECT 1 FROM tasks WHERE lane = ?2), 0)",
-                    (int(operation.id), lane),
+                    "INSERT INTO tasks (operation_id, project, lane, runnable, not_before, makes, rank, deadline)"
+                    " VALUES (?, ?, ?, ?, 0, ?, ?, ?)",
+                    (
+                        int(made.id),
+                        project,
+                        lane,
+                        before is None,
+                        request.undoable,
+                        milliseconds(request.rank(made.insert_time)),
+                        due and milliseconds(due),
+                    ),
                 )
                 tx.tally["pending"] += 1
-            return Acceptance(operation, created=True)
+            return Acceptance(made, created=True)
 
         return await self._writer.run(insert)
 
@@ -124,25 +141,19 @@ class SqliteStore(Catalogue):
         return _same_request(request, rows[0][0], rows[0][1], forget_requests_before) if rows else None
 
     async def claim(
-        self, owner: str, limit: int, now: datetime, until: datetime, begin: Callable[[Operation], Operation]
+        self,
+        owner: str,
+        limit: int,
+        now: datetime,
+        until: datetime,
+        begin: Callable[[Operation], Operation],
+        *,
+        project_limit: int | None = None,
+        making: bool = True,
     ) -> list[Claim]:
         def take(tx: Transaction) -> list[Claim]:
-            # Fresh ones by age and deferred ones by when they fell due come from the two ends of one index;
-            # neither can starve the other, because the outer order is by age again.
-            claimed = tx.execute(
-                "UPDATE tasks SET token = lower(hex(randomblob(16))), owner = ?1, lease_until = ?2,"
-                " attempt = attempt + 1 WHERE operation_id IN ("
-                "  SELECT operation_id FROM ("
-                "   SELECT * FROM (SELECT operation_id FROM tasks WHERE runnable = 1 AND token IS NULL"
-                "    AND not_before = 0 ORDER BY operation_id LIMIT ?3)"
-                "   UNION ALL"
-                "   SELECT * FROM (SELECT operation_id FROM tasks WHERE runnable = 1 AND token IS NULL"
-                "    AND not_before BETWEEN 1 AND ?4 ORDER BY not_before LIMIT ?3))"
-                "  ORDER BY operation_id LIMIT ?3)"
-                " RETURNING operation_id, token, attempt, checkpoint",
-                (owner, milliseconds(until), limit, milliseconds(now)),
-            ).fetchall()
-            return [self._begun(tx, begin, *row) for row in sorted(claimed)]
+            taken = self._turns.take(tx, owner, limit, now, until, project_limit, making)
+            return [self._begun(tx, begin, *row) for row in taken]
 
         return await self._writer.run(take)
 
@@ -154,6 +165,7 @@ class SqliteStore(Catalogue):
         token: str,
         attempt: int,
         checkpoint: bytes | None,
+        cancel: str | None,
     ) -> Claim:
         project, record, request = tx.execute(
             "SELECT project, record, request FROM operations WHERE id = ?", (operation_id,)
@@ -173,6 +185,7 @@ class SqliteStore(Catalogue):
             token=token,
             attempt=attempt,
             checkpoint=checkpoint,
+            cancelled=_decode_cancelled(cancel) if cancel else None,
         )
 
     async def save(self, claim: Claim, operation: Operation) -> None:
@@ -225,23 +238,59 @@ class SqliteStore(Catalogue):
     async def finish(self, claim: Claim, operation: Operation, change: CatalogueChange) -> None:
         def end(tx: Transaction) -> None:
             (lane,) = _hold(tx, "DELETE FROM tasks WHERE operation_id = ? AND token = ? RETURNING lane", (), claim)
-            tx.execute(
-                "UPDATE operations SET record = ?, done = 1 WHERE id = ?", (text_of(operation), int(operation.id))
-            )
-            tx.execute(
-                "UPDATE tasks SET runnable = 1 WHERE operation_id ="
-                " (SELECT operation_id FROM tasks WHERE lane = ? ORDER BY operation_id LIMIT 1)",
-                (lane,),
-            )
-            match change:
-                case Publish(resource):
-                    replace_resource(tx, resource)
-                case Forget(number):
-                    tx.execute("DELETE FROM resources WHERE id = ?", (number,))
             tx.tally["running"] -= 1
-            tx.tally["failed" if operation.error else "succeeded"] += 1
+            _end(tx, operation, lane, change)
 
         await self._writer.run(end)
+
+    async def cancel(
+        self,
+        project: str | None,
+        reference: str,
+        asked: Cancelled,
+        end: Callable[[Operation], Operation],
+        undone: Callable[[AnyRequest, Resource | None], CatalogueChange],
+    ) -> Cancellation:
+        number = int((await self.operation(project, reference)).id)
+
+        def stop(tx: Transaction) -> Cancellation:
+            where, record, stored = tx.execute(
+                "SELECT project, record, request FROM operations WHERE id = ?", (number,)
+            ).fetchone()
+            before, request = _decode_operation(record), _decode_request(stored)
+            task = tx.execute("SELECT lane, token FROM tasks WHERE operation_id = ?", (number,)).fetchone()
+            if task is None:
+                return Cancellation(before, where, ended=False)
+            lane, token = task
+            if token is not None or (before.start_time and not request.undoable):
+                tx.execute(
+                    "UPDATE tasks SET cancel = coalesce(cancel, ?) WHERE operation_id = ?",
+                    (msgspec.json.encode(asked).decode(), number),
+                )
+                return Cancellation(before, where, ended=False)
+            target = tx.execute("SELECT record FROM resources WHERE id = ?", (before.target_id,)).fetchone()
+            tx.execute("DELETE FROM tasks WHERE operation_id = ?", (number,))
+            tx.tally[before.status.lower()] -= 1
+            ended = end(before)
+            _end(tx, ended, lane, undone(request, decode_resource(target[0]) if target else None))
+            return Cancellation(ended, where, ended=True)
+
+        return await self._writer.run(stop)
+
+    async def forget(self, *, failed: bool, before: datetime, limit: int) -> int:
+        # what was accepted before may have ended after: few, so they are read over and not indexed
+        statement = (
+            "DELETE FROM operations WHERE id IN (SELECT id FROM operations WHERE done = 1 AND failed = ? AND id < ?"
+            " AND record ->> '$.endTime' < ? ORDER BY id LIMIT ?)"
+        )
+        values = (failed, first_id(before), before.isoformat(timespec="milliseconds"), limit)
+        return await self._writer.run(lambda tx: tx.execute(statement, values).rowcount)
+
+    async def tidy(self) -> None:
+        await self._writer.tidy()
+
+    async def probe(self) -> None:
+        await self._writer.run(lambda tx: tx.execute("UPDATE totals SET value = value WHERE name = 'failed'") and None)
 
     async def delete_operation(self, project: str, reference: str) -> None:
         operation = await self.operation(project, reference)
@@ -283,14 +332,35 @@ class SqliteStore(Catalogue):
         )
         return None if due is None else time_of(due)
 
+    async def next_deadline(self) -> datetime | None:
+        ((due,),) = await self._readers.fetch(
+            "SELECT min(deadline) FROM tasks WHERE deadline IS NOT NULL AND cancel IS NULL"
+        )
+        return None if due is None else time_of(due)
+
+    async def overdue(self, now: datetime, limit: int) -> list[tuple[str, str]]:
+        rows = await self._readers.fetch(
+            "SELECT project, operation_id FROM tasks WHERE deadline <= ? AND cancel IS NULL ORDER BY deadline LIMIT ?",
+            milliseconds(now),
+            limit,
+        )
+        return [(project, operation_name(number)) for project, number in rows]
+
     async def operation(self, project: str | None, reference: str) -> Operation:
+        return _decode_operation((await self._operation_row("record", project, reference))[0])
+
+    async def request_of(self, project: str | None, reference: str) -> tuple[Operation, str, AnyRequest]:
+        record, where, request = await self._operation_row("record, project, request", project, reference)
+        return _decode_operation(record), where, _decode_request(request)
+
+    async def _operation_row(self, columns: str, project: str | None, reference: str) -> Any:
         by_request = REQUEST_ID.fullmatch(reference)
         column, value = ("request_id", reference.lower()) if by_request else ("id", row_of(reference))
         where, scope = ("AND project = ?", (project,)) if project else ("", ())
-        rows = await self._readers.fetch(f"SELECT record FROM operations WHERE {column} = ? {where}", value, *scope)
+        rows = await self._readers.fetch(f"SELECT {columns} FROM operations WHERE {column} = ? {where}", value, *scope)
         if not rows:
             raise NotFound(operation_path(project or ANY_PROJECT, reference))
-        return _decode_operation(rows[0][0])
+        return rows[0]
 
     async def operations(
         self, project: str | None, limit: int, after: int | None, newest_first: bool
@@ -317,6 +387,7 @@ class SqliteStore(Catalogue):
 
 # ------------------------------------------------------------------------------------------------ statements
 
+_LAST_IN_LANE = "SELECT max(operation_id) FROM tasks WHERE lane = ? HAVING max(operation_id) IS NOT NULL"
 _BY_REQUEST = "SELECT record, fingerprint FROM operations WHERE project = ? AND request_id = ?"
 
 
@@ -354,6 +425,47 @@ def _hold(tx: Transaction, statement: str, values: tuple[object, ...], claim: Cl
     if cursor.rowcount == 0:
         raise LeaseLost(claim.operation.name)
     return row
+
+
+def _end(tx: Transaction, operation: Operation, lane: str, change: CatalogueChange) -> None:
+    """Records the end of an operation whose task is gone from its lane."""
+    number = int(operation.id)
+    failed = operation.error is not None
+    tx.execute(
+        "UPDATE operations SET record = ?, done = 1, failed = ? WHERE id = ?", (text_of(operation), failed, number)
+    )
+    _close_ranks(tx, lane, number)
+    match change:
+        case Publish(resource):
+            replace_resource(tx, resource)
+        case Forget(gone):
+            tx.execute("DELETE FROM resources WHERE id = ?", (gone,))
+    tx.tally["failed" if failed else "succeeded"] += 1
+
+
+def _close_ranks(tx: Transaction, lane: str, number: int) -> None:
+    """Whoever waited for this one is the first of the lane now, or waits for the one before."""
+    behind = tx.execute(
+        "SELECT operation_id FROM tasks WHERE lane = ? AND operation_id > ? ORDER BY operation_id LIMIT 1",
+        (lane, number),
+    ).fetchone()
+    if behind is None:
+        return
+    (ahead,) = tx.execute(
+        "SELECT max(operation_id) FROM tasks WHERE lane = ? AND operation_id < ?", (lane, number)
+    ).fetchone()
+    if ahead is None:
+        tx.execute("UPDATE tasks SET runnable = 1 WHERE operation_id = ?", behind)
+        tx.execute("UPDATE operations SET record = json_remove(record, '$.statusMessage') WHERE id = ?", behind)
+    else:
+        tx.execute(
+            "UPDATE operations SET record = json_set(record, '$.statusMessage', ?) WHERE id = ?",
+            (_waiting_for(ahead), *behind),
+        )
+
+
+def _waiting_for(number: int) -> str:
+    return f"Waiting for '{operation_name(number)}', which is about the same and came first"
 
 
 def _write_record(tx: Transaction, operation: Operation) -> None:

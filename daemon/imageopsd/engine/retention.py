@@ -1,0 +1,55 @@
+"""Records of what ended long ago are forgotten: failures later than successes, for people come back to them."""
+
+from datetime import timedelta
+
+import anyio
+
+from imageopsd.engine.bus import EventBus
+from imageopsd.engine.imageops import Clock
+from imageopsd.model.errors import StoreUnavailable
+from imageopsd.model.events import StoreTroubled
+from imageopsd.ports import Store
+
+INTERVAL = 3600.0
+"""Seconds between two rounds."""
+
+BATCH = 200
+"""Records a transaction: a thousand would hold up whoever writes next for 28 ms."""
+
+BREATH = 0.05
+"""Seconds between two batches, in which everybody else comes first."""
+
+
+class Retention:
+    """`succeeded` and `failed` are for how many seconds such operations are kept; `None` is for ever."""
+
+    def __init__(
+        self, store: Store, bus: EventBus, clock: Clock, *, succeeded: float | None, failed: float | None
+    ) -> None:
+        self._store = store
+        self._bus = bus
+        self._clock = clock
+        self._kept = {False: succeeded, True: failed}
+
+    async def run(self) -> None:
+        while True:
+            try:
+                await self.round()
+            except StoreUnavailable as error:
+                self._bus.publish(StoreTroubled("forgetting old records", error))
+            await anyio.sleep(INTERVAL)
+
+    async def round(self) -> int:
+        """Forgets all that is old enough and gives its space back. How many records."""
+        forgotten = 0
+        for failed, kept in self._kept.items():
+            if kept is None:
+                continue
+            before = self._clock() - timedelta(seconds=kept)
+            count = BATCH
+            while count == BATCH:
+                count = await self._store.forget(failed=failed, before=before, limit=BATCH)
+                forgotten += count
+                await self._store.tidy()
+                await anyio.sleep(BREATH)
+        return forgotten
