@@ -61,7 +61,7 @@ def test_every_option_shown_in_the_readme_exists() -> None:
     for line in shown:
         words = shlex.split(line.split("<<")[0].split("&")[0])
         command: click.Command = cli
-        while isinstance(command, click.Group) and words[0] in command.commands:
+        while isinstance(command, click.Group) and words and words[0] in command.commands:
             command = command.commands[words.pop(0)]
         known = {option for parameter in command.params for option in parameter.opts}
         assert {word for word in words if word.startswith("--")} <= known, line

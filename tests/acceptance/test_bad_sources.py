@@ -242,12 +242,40 @@ def test_a_full_disk_is_said_so_publishes_nothing_and_leaves_the_daemon_alive(
 
 
 def test_an_import_stops_before_it_takes_the_space_that_is_kept_free(small_disk: Path, source: SourceServer) -> None:
-    url = source.put("disk", Served(noise(1 * MIB)))
-    with DaemonProcess(small_disk / "data", LOOPBACK_SOURCES) as daemon:  # the default margin is larger than the disk
+    url = source.put("disk", Served(noise(8 * MIB)))
+    margin = f"backends.local.free_space_margin={10 * MIB}"
+    with DaemonProcess(small_disk / "data", LOOPBACK_SOURCES, margin) as daemon:
         record = daemon.done(daemon.insert({"name": "disk", "rawDisk": {"source": url}})["name"])
 
         assert record["httpErrorStatusCode"] == 507
         assert daemon.staged() == []
+
+
+def test_a_full_disk_starts_no_import_and_says_so_until_there_is_space_again(
+    small_disk: Path, source: SourceServer
+) -> None:
+    url = source.put("disk", Served(noise(1 * MIB)))
+    margin = f"backends.local.free_space_margin={8 * MIB}"
+    with DaemonProcess(small_disk / "data", LOOPBACK_SOURCES, margin) as daemon:
+        daemon.done(daemon.insert({"name": "old", "rawDisk": {"source": url}})["name"])
+        ballast = small_disk / "ballast"
+        ballast.write_bytes(bytes(7 * MIB))
+
+        waiting = daemon.insert({"name": "new", "rawDisk": {"source": url}})["name"]
+        daemon.wait_for("no operation is started")
+        record = daemon.operation(waiting)
+        assert record["status"] == "PENDING"
+        assert record["statusMessage"].startswith("The disk is full: ")
+        assert daemon.get("/readyz").status == 503
+        assert b"The disk is full" in daemon.get("/readyz").body
+        assert daemon.image("old")["status"] == "READY"
+        deleted = daemon.call("DELETE", "images/old").json()["name"]
+        assert "error" not in daemon.done(deleted)  # a full disk keeps nobody from deleting
+
+        ballast.unlink()
+        assert "error" not in daemon.done(waiting)
+        daemon.wait_for("operations are started again")
+        assert daemon.get("/readyz").body == b"ready\n"
 
 
 def test_when_not_even_records_fit_callers_are_told_and_nothing_that_was_promised_is_lost(

@@ -21,9 +21,10 @@ from imageopsd.model.operation import Operation, Status
 from imageopsd.model.requests import InsertImage, PatchImage
 from imageopsd.model.retry import RetryPolicy
 from imageopsd.model.time import Time
-from imageopsd.ports import InsertTask, PatchTask, Reporter
+from imageopsd.ports import DeleteTask, InsertTask, PatchTask, Reporter
 from imageopsd.storage.sqlite.store import SqliteStore
 
+AnyTask = InsertTask | PatchTask | DeleteTask
 FACTS = ImageFacts(disk_size_gb=1, archive_size_bytes=100)
 
 
@@ -43,7 +44,7 @@ class Clock:
 class Call:
     """One call of the backend, which lasts until the test ends it."""
 
-    def __init__(self, task: InsertTask | PatchTask, report: Reporter) -> None:
+    def __init__(self, task: AnyTask, report: Reporter) -> None:
         self.task = task
         self.report = report
         self.cancelled = False
@@ -82,12 +83,16 @@ class HandBackend:
         return self._receive.statistics().current_buffer_used == 0
 
     async def insert_image(self, task: InsertTask, report: Reporter) -> ImageFacts:
-        call = Call(task, report)
-        self._send.send_nowait(call)
-        await call.outcome()
+        await self._called(task, report)
         return FACTS
 
+    async def delete_image(self, task: DeleteTask, report: Reporter) -> None:
+        await self._called(task, report)
+
     async def patch_image(self, task: PatchTask, report: Reporter) -> None:
+        await self._called(task, report)
+
+    async def _called(self, task: AnyTask, report: Reporter) -> None:
         call = Call(task, report)
         self._send.send_nowait(call)
         await call.outcome()

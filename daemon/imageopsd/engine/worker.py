@@ -279,6 +279,7 @@ class Worker:
         waiting: NotYet | None = None
         with run.scope:
             try:
+                await anyio.lowlevel.checkpoint_if_cancelled()  # it may have been stopped before it began
                 await self._assure(claim)
                 change = await self._effects.carry_out(claim, run)
             except BackendFailure as error:

@@ -32,7 +32,7 @@ DUE = (
 TAKE = (
     "UPDATE tasks SET token = lower(hex(randomblob(16))), owner = ?, lease_until = ?, attempt = attempt + 1"
     f" WHERE operation_id IN (SELECT operation_id FROM tasks WHERE {_READY} AND project = ?"
-    " ORDER BY rank, operation_id LIMIT ?) RETURNING operation_id, token, attempt, checkpoint, cancel"
+    " ORDER BY rank, operation_id LIMIT ?) RETURNING rank, operation_id, token, attempt, checkpoint, cancel"
 )
 TAKE_CHANGES = TAKE.replace(_READY, _READY_CHANGES)
 
@@ -70,7 +70,7 @@ class Turns:
                 break
             for project, share in shares.items():
                 rows = tx.execute(statement, (owner, milliseconds(until), project, share)).fetchall()
-                taken += rows
+                taken += [row[1:] for row in sorted(rows)]  # rows come back in no order
                 running[project] += len(rows)
                 if rows:
                     self._last = project

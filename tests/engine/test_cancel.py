@@ -1,0 +1,208 @@
+"""The end before the effect: cancelled by a caller or a deadline, in every state, and what the record says of it."""
+
+from http import HTTPStatus
+
+import anyio
+import pytest
+from tests.engine.conftest import Engine
+
+from imageopsd.engine.deadlines import Deadlines
+from imageopsd.model.errors import NotFound, NotRepeatable, PermanentFailure, TemporaryFailure
+from imageopsd.model.events import Cancelled, Reason
+from imageopsd.model.image import Image, ImageStatus, RawDisk
+from imageopsd.model.operation import Operation, Status
+from imageopsd.model.requests import DeleteImage, InsertImage
+
+ANN = Cancelled(Reason.USER, by="ann")
+BUSY = TemporaryFailure("SOURCE_UNAVAILABLE", "The source answered 503.")
+
+
+def said(operation: Operation) -> tuple[str, int | None, str | None]:
+    assert operation.error is not None
+    return operation.error.errors[0].code, operation.http_error_status_code, operation.error.errors[0].message
+
+
+BY_ANN = ("CANCELLED", 499, "The operation was cancelled by ann.")
+
+
+async def made(engine: Engine) -> None:
+    operation = await engine.insert()
+    (await engine.backend.next_call()).succeed()
+    await engine.done(operation)
+
+
+async def test_a_pending_operation_ends_at_once_and_its_image_never_was(engine: Engine) -> None:
+    operation = await engine.insert()
+    ended = await engine.ops.cancel("p", operation.name, ANN)
+    assert (ended.status, ended.progress, ended.start_time) == (Status.DONE, 100, None)
+    assert said(ended) == BY_ANN
+    with pytest.raises(NotFound):
+        await engine.ops.image("p", "i")
+    async with engine.working():
+        await made(engine)  # the name is free, and nothing of the other is carried out
+    assert engine.backend.nothing_called()
+
+
+async def test_a_running_insert_is_stopped_and_ends_as_cancelled(engine: Engine) -> None:
+    async with engine.working():
+        operation = await engine.insert()
+        call = await engine.backend.next_call()
+        asked = await engine.ops.cancel("p", operation.name, ANN)
+        assert asked.status is Status.RUNNING
+        ended = await engine.done(operation)
+    assert call.cancelled
+    assert said(ended) == BY_ANN
+    with pytest.raises(NotFound):
+        await engine.ops.image("p", "i")
+
+
+async def test_an_effect_that_won_the_race_is_told_as_it_is(engine: Engine) -> None:
+    async with engine.working():
+        operation = await engine.insert()
+        (await engine.backend.next_call()).succeed()
+        await engine.ops.cancel("p", operation.name, ANN)
+        ended = await engine.done(operation)
+    if ended.error is None:
+        assert (await engine.ops.image("p", "i")).status is ImageStatus.READY
+    else:
+        assert said(ended) == BY_ANN
+
+
+async def test_what_is_backing_off_ends_at_once(engine: Engine) -> None:
+    async with engine.working():
+        operation = await engine.insert()
+        (await engine.backend.next_call()).fail(BUSY)
+        await engine.until(lambda _: "Deferred" in engine.events_of(operation))
+        ended = await engine.ops.cancel("p", operation.name, ANN)
+        assert said(ended) == BY_ANN
+        engine.clock.advance(1000)
+        await made(engine)
+
+
+async def test_a_delete_that_has_begun_goes_on_to_its_end(engine: Engine) -> None:
+    async with engine.working():
+        await made(engine)
+        operation = await engine.ops.submit(DeleteImage(project="p", image="i"), user="test")
+        call = await engine.backend.next_call()
+        await engine.ops.cancel("p", operation.name, ANN)
+        assert not call.cancelled
+        call.succeed()
+        ended = await engine.done(operation)
+    assert ended.error is None
+    with pytest.raises(NotFound):
+        await engine.ops.image("p", "i")
+
+
+async def test_a_cancelled_delete_that_fails_is_not_tried_again(engine: Engine) -> None:
+    async with engine.working():
+        await made(engine)
+        operation = await engine.ops.submit(DeleteImage(project="p", image="i"), user="test")
+        call = await engine.backend.next_call()
+        await engine.ops.cancel("p", operation.name, ANN)
+        call.fail(BUSY)
+        ended = await engine.done(operation)
+    assert said(ended) == BY_ANN
+    assert (await engine.ops.image("p", "i")).status is ImageStatus.READY
+
+
+async def test_a_cancel_while_draining_ends_what_would_have_been_taken_up_again(engine: Engine) -> None:
+    worker = engine.worker()
+    async with anyio.create_task_group() as group:
+        group.start_soon(worker.run)
+        operation = await engine.insert()
+        await engine.backend.next_call()
+        async with anyio.create_task_group() as draining:
+            draining.start_soon(worker.drain, 60)
+            await engine.ops.cancel("p", operation.name, ANN)
+    assert said(await engine.ops.operation("p", operation.name)) == BY_ANN
+
+
+async def test_an_interruption_is_not_an_end_and_a_cancel_after_it_is(engine: Engine) -> None:
+    async with engine.working():
+        operation = await engine.insert()
+        await engine.backend.next_call()
+    interrupted = await engine.ops.operation("p", operation.name)
+    assert (interrupted.status, interrupted.error) == (Status.RUNNING, None)
+    assert said(await engine.ops.cancel("p", operation.name, ANN)) == BY_ANN
+
+
+async def test_what_a_dead_process_had_in_hand_ends_at_its_next_claim(engine: Engine) -> None:
+    operation = await engine.insert()
+    await engine.store.claim("dead", 1, engine.clock.now, engine.clock.now, lambda before: before)
+    await engine.ops.cancel("p", operation.name, ANN)
+    await engine.store.enter("boot", engine.clock.now)
+    async with engine.working():
+        assert said(await engine.done(operation)) == BY_ANN
+    assert engine.backend.nothing_called()
+
+
+async def test_cancelling_twice_or_too_late_changes_nothing(engine: Engine) -> None:
+    operation = await engine.insert()
+    first = await engine.ops.cancel("p", operation.name, ANN)
+    assert await engine.ops.cancel("p", operation.name, Cancelled(Reason.USER, by="bob")) == first
+
+
+# ---------------------------------------------------------------------------------------------- deadlines
+
+
+async def hurried(engine: Engine, seconds: float, name: str = "i") -> Operation:
+    image = Image(name=name, raw_disk=RawDisk(source="https://h/i.tar.gz"))
+    return await engine.ops.submit(InsertImage(project="p", image=image, deadline=seconds), user="test")
+
+
+@pytest.mark.parametrize("running", [False, True])
+async def test_a_deadline_ends_an_operation_with_a_reason_of_its_own(engine: Engine, running: bool) -> None:
+    async with engine.working(slots=1), anyio.create_task_group() as group:
+        deadlines = Deadlines(engine.store, engine.ops, engine.bus, engine.clock, engine.gate())
+        group.start_soon(deadlines.run)
+        if not running:
+            await engine.insert("other")
+            await engine.backend.next_call()
+        operation = await hurried(engine, 0.05)
+        if running:
+            await engine.backend.next_call()
+        engine.clock.advance(1)  # the timer sleeps in real time and then looks at this clock
+        ended = await engine.done(operation)
+        group.cancel_scope.cancel()
+    assert said(ended) == ("DEADLINE_EXCEEDED", 504, "The operation did not end within the time its caller gave it.")
+
+
+async def test_a_deadline_that_passed_while_nobody_looked_counts_at_once(engine: Engine) -> None:
+    operation = await hurried(engine, 5)
+    engine.clock.advance(10)
+    async with anyio.create_task_group() as group:
+        group.start_soon(Deadlines(engine.store, engine.ops, engine.bus, engine.clock, engine.gate()).run)
+        ended = await engine.done(operation)
+        group.cancel_scope.cancel()
+    assert said(ended)[0] == "DEADLINE_EXCEEDED"
+
+
+# --------------------------------------------------------------------------------------------- doing again
+
+
+async def test_a_failed_operation_is_done_again_as_a_new_one_linked_to_it(engine: Engine) -> None:
+    async with engine.working():
+        first = await engine.insert()
+        (await engine.backend.next_call()).fail(PermanentFailure("X", "x", HTTPStatus.BAD_REQUEST))
+        failed = await engine.done(first)
+        second = await engine.ops.retry("p", first.name, request_id=None, user="ann")
+        (await engine.backend.next_call()).fail(PermanentFailure("X", "x", HTTPStatus.BAD_REQUEST))
+        await engine.done(second)
+        third = await engine.ops.retry("p", second.name, request_id=None, user="ann")
+        (await engine.backend.next_call()).succeed()
+        assert (await engine.done(third)).error is None
+    assert (second.description, third.description) == (f"Repeats {first.name}", f"Repeats {second.name}")
+    assert second.operation_group_id == third.operation_group_id is not None
+    assert second.user == "ann"
+    assert await engine.ops.operation("p", first.name) == failed  # what is DONE never changes
+
+
+async def test_only_what_failed_is_done_again(engine: Engine) -> None:
+    async with engine.working():
+        operation = await engine.insert()
+        with pytest.raises(NotRepeatable, match=r"is (PENDING|RUNNING)"):
+            await engine.ops.retry("p", operation.name, request_id=None, user="ann")
+        (await engine.backend.next_call()).succeed()
+        await engine.done(operation)
+        with pytest.raises(NotRepeatable, match="succeeded"):
+            await engine.ops.retry("p", operation.name, request_id=None, user="ann")

@@ -1,0 +1,184 @@
+"""What keeps operations from being started, who is told, and when they are started again."""
+
+from datetime import timedelta
+
+import anyio
+import pytest
+from tests.engine.conftest import Engine
+
+from imageopsd.engine.backlog import Backlog
+from imageopsd.engine.imageops import ImageOps
+from imageopsd.engine.retention import Retention
+from imageopsd.model.breaker import BreakerPolicy
+from imageopsd.model.errors import Overloaded, StoreFull, TemporaryFailure
+from imageopsd.model.events import LeaseWasLost, Obstacle, ObstacleTurned, StoreTroubled
+from imageopsd.model.operation import Status
+from imageopsd.ports import Pause
+
+OUTAGE = TemporaryFailure("BACKEND_UNAVAILABLE", "The backend answered 503.", of_backend=True)
+
+
+def turned(engine: Engine, obstacle: Obstacle) -> list[str | None]:
+    return [h.reason for h in engine.happened if isinstance(h, ObstacleTurned) and h.obstacle is obstacle]
+
+
+def explained(engine: Engine, gate) -> ImageOps:
+    """The verbs, for somebody who wants to know why."""
+    return ImageOps(engine.store, engine.bus, engine.ids, engine.clock, why_waiting=gate.why_waiting)
+
+
+async def test_nothing_is_started_while_paused_and_whoever_waits_is_told(engine: Engine) -> None:
+    gate = engine.gate()
+    gate.pause(Pause(engine.clock.now, "the array is rebuilt"))
+    async with engine.working(gate=gate):
+        operation = await engine.insert()
+        await anyio.wait_all_tasks_blocked()
+        waiting = await explained(engine, gate).operation("p", operation.name)
+        assert waiting.status is Status.PENDING
+        assert waiting.status_message == "Paused since 2026-11-20 12:00:00 UTC: the array is rebuilt"
+        gate.pause(None)
+        (await engine.backend.next_call()).succeed()
+        await engine.done(operation)
+    assert [reason is None for reason in turned(engine, Obstacle.PAUSED)] == [False, True]
+
+
+async def test_whoever_waits_for_a_slot_is_told_of_which(engine: Engine) -> None:
+    gate = engine.gate(slots=2, project_slots=1)
+    async with engine.working(gate=gate):
+        await engine.insert("a")
+        await engine.backend.next_call()
+        second = await engine.insert("b")
+        await anyio.wait_all_tasks_blocked()
+        ops = explained(engine, gate)
+        assert (await ops.operation("p", second.name)).status_message == "Waiting for one of the project's 1 slots"
+        await engine.insert("c", project="q")
+        await engine.backend.next_call()
+        third = await engine.insert("d", project="r")
+        await anyio.wait_all_tasks_blocked()
+        assert (await ops.operation("r", third.name)).status_message == "Waiting for one of 2 slots"
+
+
+async def test_an_outage_of_the_backend_costs_a_few_attempts_and_not_everybodys(engine: Engine) -> None:
+    gate = engine.gate(slots=1, policy=BreakerPolicy(failures=2, rest=60, longest_rest=60))
+    async with engine.working(gate=gate, attempts=2):
+        operations = [await engine.insert(f"i-{number}") for number in range(5)]
+        for _ in range(2):
+            (await engine.backend.next_call()).fail(OUTAGE)
+        await engine.until(lambda _: turned(engine, Obstacle.BREAKER) != [])
+        await anyio.wait_all_tasks_blocked()
+        assert engine.backend.nothing_called()
+        (reason,) = turned(engine, Obstacle.BREAKER)
+        assert reason == "The backend answered 503; tried again at 2026-11-20 12:01:00 UTC"
+        engine.clock.advance(60)
+        gate.turned()  # the timer would, in real time
+        trial = await engine.backend.next_call()
+        await anyio.wait_all_tasks_blocked()
+        assert engine.backend.nothing_called()  # one is tried, no more
+        trial.succeed()
+        for _ in range(4):
+            (await engine.backend.next_call()).succeed()
+        for operation in operations:
+            assert (await engine.done(operation)).error is None
+    assert turned(engine, Obstacle.BREAKER)[-1] is None
+
+
+async def test_failures_of_sources_do_not_close_the_backend(engine: Engine) -> None:
+    gate = engine.gate(slots=1, policy=BreakerPolicy(failures=1, rest=60, longest_rest=60))
+    async with engine.working(gate=gate, attempts=1):
+        for number in range(3):
+            operation = await engine.insert(f"i-{number}")
+            (await engine.backend.next_call()).fail(TemporaryFailure("SOURCE_UNAVAILABLE", "x"))
+            await engine.done(operation)
+    assert turned(engine, Obstacle.BREAKER) == []
+
+
+async def test_a_store_that_cannot_be_written_stops_the_starting_until_it_can(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probes = 0
+
+    async def probe() -> None:
+        nonlocal probes
+        probes += 1
+        if probes < 3:
+            raise StoreFull("no space left for the database")
+
+    monkeypatch.setattr(engine.store, "probe", probe)
+    gate = engine.gate()
+    async with engine.working(gate=gate):
+        engine.bus.publish(StoreTroubled("testing", StoreFull("no space left for the database")))
+        assert gate.seats(4) == 0
+        await gate.store_well()
+        assert gate.seats(4) == 4
+    assert probes == 3
+    assert turned(engine, Obstacle.STORE) == ["No space left for the database", None]
+
+
+async def test_more_than_may_be_unfinished_is_refused_and_taken_again_when_half_is_done(engine: Engine) -> None:
+    backlog = Backlog(engine.bus, limit=4)
+    ops = ImageOps(engine.store, engine.bus, engine.ids, engine.clock, backlog=backlog)
+    engine.ops = ops
+    operations = [await engine.insert(f"i-{number}") for number in range(4)]
+    with pytest.raises(Overloaded, match="4 operations are not done yet"):
+        await engine.insert("one-too-many")
+    async with engine.working(slots=1), anyio.create_task_group() as group:
+        eased = anyio.Event()
+
+        async def wait() -> None:
+            await backlog.eased()
+            eased.set()
+
+        group.start_soon(wait)
+        for number, operation in enumerate(operations[:2], 1):
+            (await engine.backend.next_call()).succeed()
+            await engine.done(operation)
+            await anyio.wait_all_tasks_blocked()
+            assert eased.is_set() == (number == 2)
+    await engine.insert("room-again")
+
+
+async def test_nothing_is_started_on_a_claim_that_somebody_else_may_hold_by_now(engine: Engine) -> None:
+    """The event loop stood still for longer than a lease, between the claim and the start."""
+    ticks = 0.0
+    real = engine.store.claim
+
+    async def slow(*arguments, **options):
+        nonlocal ticks
+        claims = await real(*arguments, **options)
+        if claims and not ticks:
+            ticks += 100  # longer than the lease of 30 s, and meanwhile another takes it over
+            later = engine.clock.now + timedelta(seconds=100)
+            assert await engine.store.recover(later) == 1
+            assert len(await real("other", 1, later, later, lambda before: before)) == 1
+        return claims
+
+    engine.store.claim = slow
+    worker = engine.worker()
+    worker._ticks = lambda: ticks
+    async with anyio.create_task_group() as group:
+        group.start_soon(worker.run)
+        await engine.insert()
+        await engine.until(lambda h: any(isinstance(x, LeaseWasLost) for x in h))
+        await worker.drain(0)
+    assert engine.backend.nothing_called()
+
+
+async def test_old_records_are_forgotten_by_outcome(engine: Engine) -> None:
+    async with engine.working():
+        for name, failure in (("good", None), ("bad", TemporaryFailure("X", "x"))):
+            operation = await engine.insert(name)
+            call = await engine.backend.next_call()
+            call.fail(failure) if failure else call.succeed()
+            for _ in range(2 if failure else 0):
+                await engine.until(lambda _, o=operation: engine.events_of(o)[-1] == "Deferred")
+                engine.clock.advance(10)
+                (await engine.backend.next_call()).fail(failure)
+            await engine.done(operation)
+    retention = Retention(engine.store, engine.bus, engine.clock, succeeded=60, failed=120)
+    assert await retention.round() == 0
+    engine.clock.advance(61)
+    assert await retention.round() == 1
+    (left,) = (await engine.ops.operations("p", 10, None, newest_first=False)).items
+    assert left.error is not None
+    engine.clock.advance(60)
+    assert await retention.round() == 1
