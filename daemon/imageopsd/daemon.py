@@ -30,6 +30,7 @@ from imageopsd.engine.worker import Worker
 from imageopsd.model.access import TokensInvalid
 from imageopsd.model.events import Change, Failed, Happening, Succeeded
 from imageopsd.model.names import IdSource
+from imageopsd.model.quota import Quotas
 from imageopsd.model.retry import RetryPolicy
 from imageopsd.model.time import Time
 from imageopsd.ports import Backend, JobQueue, Store
@@ -102,6 +103,7 @@ class Daemon:
         async with AsyncExitStack() as stack:
             store: Store = _plug(plugins.STORES, settings.store, data_dir)
             store.observe_commit = self._metrics.commit.observe
+            store.quotas = Quotas(settings.quota)
             await stack.enter_async_context(store)
             queue: JobQueue = await stack.enter_async_context(_plug(plugins.QUEUES, settings.queue, data_dir))
             make_backend = plugins.find(plugins.BACKENDS, settings.backend)
@@ -110,13 +112,22 @@ class Daemon:
             )
             boot = uuid4().hex
             recovered = await store.enter(boot, clock())
+            for correction in await store.audit():
+                found, counted = correction.found, correction.counted
+                log.warning(
+                    "quota ledger corrected",
+                    project=counted.project,
+                    metric=counted.metric,
+                    found={"used": found.used, "reserved": found.reserved},
+                    counted={"used": counted.used, "reserved": counted.reserved},
+                )
             ids = IdSource(node=int(boot[:8], 16), last=await store.newest_id())
             window = settings.records.request_id_window
             ops = ImageOps(store, self._bus, ids, clock, request_id_window=window)
             self._board.start_from(await store.totals())
             for observer in (self._board.hear, self._metrics.hear, logs.hear, self._count):
                 self._bus.subscribe(observer)
-            address = await stack.enter_async_context(self._listening(ops, queue, tokens, data_dir))
+            address = await stack.enter_async_context(self._listening(ops, store, queue, tokens, data_dir))
             log.info("ready", address=address, data_dir=str(data_dir), backend=settings.backend, recovered=recovered)
             await self._work(store, queue, backend, ops, boot)
             await store.leave(boot, clock())
@@ -162,7 +173,7 @@ class Daemon:
 
     @asynccontextmanager
     async def _listening(
-        self, ops: ImageOps, queue: JobQueue, tokens: TokensFile | None, data_dir: Path
+        self, ops: ImageOps, store: Store, queue: JobQueue, tokens: TokensFile | None, data_dir: Path
     ) -> AsyncIterator[str]:
         """The HTTP server; yields its base URL. It outlives the drain, so that records can be read to the end."""
 
@@ -170,6 +181,8 @@ class Daemon:
             depth = await queue.depth()
             age = clock().timestamp() - depth.oldest.timestamp() if depth.oldest else 0.0
             self._metrics.set_depths(depth.waiting, depth.dead, max(age, 0.0), self._board.pending)
+            if store.quotas:
+                self._metrics.set_quota_use(store.quotas.fullest(await store.usage(None, clock())))
 
         access = Access(tokens, self._metrics.refused)
         guards = [access.middleware] if tokens else [own_pages_only, access.middleware]

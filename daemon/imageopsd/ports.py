@@ -15,6 +15,7 @@ from imageopsd.model.image import Image, ImageFacts
 from imageopsd.model.machine_image import MachineImage, MachineImageFacts, MachineImageTask
 from imageopsd.model.operation import Operation, OperationWarning
 from imageopsd.model.policy import Policy
+from imageopsd.model.quota import Correction, Quotas, Usage
 from imageopsd.model.requests import AnyRequest
 from imageopsd.model.resource import Resource
 
@@ -113,9 +114,11 @@ class Acceptance(msgspec.Struct, frozen=True):
 
 
 class Publish(msgspec.Struct, frozen=True):
-    """Catalogue change: this is how the resource looks from now on."""
+    """Catalogue change: this is how the resource looks from now on. `stored_bytes` are what it takes on the device,
+    `None` for as much as before."""
 
     resource: Resource
+    stored_bytes: int | None = None
 
 
 class Forget(msgspec.Struct, frozen=True):
@@ -154,6 +157,11 @@ class Store(Protocol):
     observe_commit: Callable[[float], None] | None
     """Set before entering: called, in any thread, with the seconds each commit took."""
 
+    quotas: Quotas
+    """Set before entering: the limits that `accept` and `settle` hold. What counts against them is kept in the
+    transaction that changes it: every operation from `accept` until it is DONE however that comes about, every
+    resource from its reservation until it is forgotten (`model.quota.holding` says how much)."""
+
     async def __aenter__(self) -> Self: ...
 
     async def __aexit__(
@@ -174,7 +182,9 @@ class Store(Protocol):
         its request will make. The same request id with the same request in one project returns the first
         operation; with another request it raises RequestIdReused; a DONE operation that was recorded before
         `forget_requests_before` has lost its request id. A taken name raises AlreadyExists. Operations of one lane
-        are claimed one at a time, in the order of their ids."""
+        are claimed one at a time, in the order of their ids. Raises QuotaExceeded if a new operation or what it
+        reserves does not fit into the project's quotas, whoever else asks at the same moment; a DONE one always
+        fits."""
 
     async def repeated(
         self, project: str, request: AnyRequest, *, forget_requests_before: datetime | None = None
@@ -195,6 +205,10 @@ class Store(Protocol):
 
     async def show(self, claim: Claim, resource: Resource) -> None:
         """Shows the claim's target as it looks while the work goes on."""
+
+    async def settle(self, claim: Claim, size_gb: int, stored_bytes: int) -> None:
+        """What the claim's target was reserved with becomes what it takes, once that is known. Raises QuotaExceeded,
+        and leaves the reservation as it was, if that is more and does not fit."""
 
     async def save_checkpoint(self, claim: Claim, checkpoint: bytes) -> None:
         """Keeps what the next holder of this operation needs to go on instead of starting again."""
@@ -259,6 +273,13 @@ class Store(Protocol):
 
     async def totals(self) -> Totals:
         """Kept, not counted: costs the same whatever the history."""
+
+    async def usage(self, project: str | None, now: datetime) -> list[Usage]:
+        """What a project, or each of all, uses and has reserved as of `now`; a metric without a line is at zero. Kept,
+        not counted, but for inserts: those of a window are few."""
+
+    async def audit(self) -> list[Correction]:
+        """Counts anew what is used and reserved; corrects, and returns, where the ledger said otherwise."""
 
     async def newest_id(self) -> int:
         """The largest id of an operation or image so far, 0 if there is none: new ids go on from there."""

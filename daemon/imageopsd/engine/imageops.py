@@ -7,7 +7,7 @@ import anyio
 from msgspec.structs import replace
 
 from imageopsd.engine.bus import EventBus
-from imageopsd.model.errors import ConditionNotMet, InvalidRequest, RequestError, Unavailable
+from imageopsd.model.errors import ConditionNotMet, InvalidRequest, QuotaExceeded, RequestError, Unavailable
 from imageopsd.model.events import Accepted, Change, Failed
 from imageopsd.model.image import DeprecationState, Image, ImageStatus, labelled, reserved
 from imageopsd.model.lifecycle import apply
@@ -21,6 +21,7 @@ from imageopsd.model.names import (
 )
 from imageopsd.model.operation import ErrorEntry, Operation, OperationWarning, Status
 from imageopsd.model.policy import Policy, replaced
+from imageopsd.model.quota import Limit, Usage
 from imageopsd.model.requests import (
     AnyRequest,
     InsertImage,
@@ -124,14 +125,18 @@ class ImageOps:
         )
         if failed is not None:
             operation = apply(operation, failed, now)
-        accepted = await self._store.accept(
-            operation,
-            project,
-            request,
-            lane=resource_path(collection, project, name),
-            reserve=reserve,
-            forget_requests_before=now - self._request_id_window,
-        )
+        try:
+            accepted = await self._store.accept(
+                operation,
+                project,
+                request,
+                lane=resource_path(collection, project, name),
+                reserve=reserve,
+                forget_requests_before=now - self._request_id_window,
+            )
+        except QuotaExceeded as refusal:  # an operation tells it, as GCE's do, through whatever door it came
+            ended = Failed(errors=(refusal.entry,), http_status=refusal.http_status)
+            return await self._record(request, target, user, version, now, warnings=warnings, failed=ended)
         if accepted.created:
             self._bus.publish(Change(failed or Accepted(), accepted.operation, project, now))
         return accepted.operation
@@ -188,6 +193,11 @@ class ImageOps:
 
     async def images(self, project: str, limit: int, after: str | int | None, newest_first: bool) -> Page[Image]:
         return await self._store.images(project, limit, after, newest_first)
+
+    async def quotas(self, project: str) -> list[tuple[Limit, Usage]]:
+        """Every limit that holds for a project, and how far it is reached."""
+        ledger = {usage.metric: usage for usage in await self._store.usage(project, self._clock())}
+        return [(limit, ledger.get(metric, Usage(project, metric))) for metric, limit in self._store.quotas.of(project)]
 
     # ------------------------------------------------- what is not the making of an image, and has no operation
 

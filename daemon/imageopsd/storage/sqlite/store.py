@@ -20,9 +20,11 @@ from imageopsd.model.errors import LeaseLost, NotFinished, NotFound, RequestIdRe
 from imageopsd.model.image import decode_hook
 from imageopsd.model.names import ANY_PROJECT, REQUEST_ID, operation_path
 from imageopsd.model.operation import Operation, Status
+from imageopsd.model.quota import Correction, Quotas, Usage
 from imageopsd.model.requests import AnyRequest
 from imageopsd.model.resource import Resource
 from imageopsd.ports import Acceptance, CatalogueChange, Claim, Forget, Page, Publish, Totals
+from imageopsd.storage.sqlite import ledger
 from imageopsd.storage.sqlite.catalogue import (
     Catalogue,
     decode_resource,
@@ -47,6 +49,7 @@ class SqliteStore(Catalogue):
         self._path = data_dir / "state.db"
         self._lock_path = data_dir / "daemon.lock"
         self.observe_commit: Callable[[float], None] | None = None
+        self.quotas = Quotas()
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
@@ -113,6 +116,7 @@ class SqliteStore(Catalogue):
                     (int(operation.id), lane),
                 )
                 tx.tally["pending"] += 1
+                ledger.admit(tx, self.quotas, project, operation, reserve)
             return Acceptance(operation, created=True)
 
         return await self._writer.run(insert)
@@ -189,6 +193,13 @@ class SqliteStore(Catalogue):
 
         await self._writer.run(update)
 
+    async def settle(self, claim: Claim, size_gb: int, stored_bytes: int) -> None:
+        def update(tx: Transaction) -> None:
+            _hold(tx, "UPDATE tasks SET token = token WHERE operation_id = ? AND token = ?", (), claim)
+            ledger.settle(tx, self.quotas, claim.project, int(claim.operation.target_id or 0), size_gb, stored_bytes)
+
+        await self._writer.run(update)
+
     async def save_checkpoint(self, claim: Claim, checkpoint: bytes) -> None:
         await self._writer.run(
             lambda tx: _hold(
@@ -234,8 +245,8 @@ class SqliteStore(Catalogue):
                 (lane,),
             )
             match change:
-                case Publish(resource):
-                    replace_resource(tx, resource)
+                case Publish(resource, stored_bytes):
+                    replace_resource(tx, resource, stored_bytes)
                 case Forget(number):
                     tx.execute("DELETE FROM resources WHERE id = ?", (number,))
             tx.tally["running"] -= 1
@@ -275,6 +286,9 @@ class SqliteStore(Catalogue):
     async def recover(self, now: datetime) -> int:
         return await self._writer.run(lambda tx: _free(tx, "token IS NOT NULL AND lease_until < ?", milliseconds(now)))
 
+    async def audit(self) -> list[Correction]:
+        return await self._writer.run(ledger.audit)
+
     # ------------------------------------------------------------------------------------------- reading
 
     async def next_due(self) -> datetime | None:
@@ -307,6 +321,9 @@ class SqliteStore(Catalogue):
 
     async def totals(self) -> Totals:
         return Totals(**dict(await self._readers.fetch("SELECT name, value FROM totals")))
+
+    async def usage(self, project: str | None, now: datetime) -> list[Usage]:
+        return await ledger.read(self._readers, project, now)
 
     async def newest_id(self) -> int:
         ((newest,),) = await self._readers.fetch(
