@@ -19,6 +19,17 @@ CREATE TABLE ledger (
     PRIMARY KEY (project, metric)
 ) STRICT, WITHOUT ROWID;
 
+INSERT INTO ledger
+SELECT project, metric, sum(amount * (1 - reserved)), sum(amount * reserved)
+FROM (
+    SELECT project, 'compute.googleapis.com/images' AS metric, 1 AS amount, reserved FROM resources
+        WHERE collection = 'images'
+    UNION ALL SELECT project, 'imageopsd/image_gb', size_gb, reserved FROM resources
+    UNION ALL SELECT project, 'imageopsd/operations_in_flight', 1, 0
+        FROM tasks JOIN operations ON operations.id = tasks.operation_id
+)
+GROUP BY project, metric;
+
 CREATE TRIGGER ledger_resource_made AFTER INSERT ON resources BEGIN
     INSERT INTO ledger (project, metric, used, reserved)
     SELECT NEW.project, metric, amount * (1 - NEW.reserved), amount * NEW.reserved
