@@ -9,27 +9,39 @@ from tests.engine.conftest import Engine
 
 from imageopsd.model.errors import NotFound, TemporaryFailure
 from imageopsd.model.image import ImageFacts
+from imageopsd.model.machine_image import MachineImage, MachineImageFacts, MachineImageTask
 from imageopsd.model.operation import Operation
 from imageopsd.model.quota import Limit, Metric, Quotas
-from imageopsd.ports import DeleteTask, InsertTask, Reporter
+from imageopsd.model.requests import InsertMachineImage
+from imageopsd.ports import Claim, DeleteTask, InsertTask, Reporter
 from imageopsd.wire.compute import encode
 
 REQUEST_ID = "11111111-2222-3333-4444-555555555555"
 
 
 class LargeImages:
-    """The engine's backend from now on: images of 5 GB at once, and removals, the first of which fail."""
+    """The engine's backend from now on: images of 5 GB and 700 bytes at once, and removals, the first
+    of which fail."""
 
     def __init__(self, engine: Engine, failures: int = 0) -> None:
         self.made: list[str] = []
         self.removed: list[int] = []
         self._failures = failures
-        engine.backend.insert_image = self._insert  # type: ignore[method-assign, assignment]
-        engine.backend.delete_image = self._delete  # type: ignore[attr-defined]
+        for name, method in {
+            "insert_image": self._insert,
+            "delete_image": self._delete,
+            "insert_machine_image": self._insert_machine_image,
+            "delete_machine_image": self._delete,
+        }.items():
+            setattr(engine.backend, name, method)
 
     async def _insert(self, task: InsertTask, report: Reporter) -> ImageFacts:
         self.made.append(str(task.image.name))
-        return ImageFacts(disk_size_gb=5)
+        return ImageFacts(disk_size_gb=5, stored_bytes=700)
+
+    async def _insert_machine_image(self, task: MachineImageTask, report: Reporter) -> MachineImageFacts:
+        self.made.append(str(task.machine_image.name))
+        return MachineImageFacts(700, {}, stored_bytes=700)
 
     async def _delete(self, task: DeleteTask, report: Reporter) -> None:
         self.removed.append(task.id)
@@ -39,6 +51,11 @@ class LargeImages:
 
 def limited(engine: Engine, metric: Metric, limit: int) -> None:
     engine.store.quotas = Quotas([Limit(project="*", metric=metric, limit=limit)])
+
+
+async def insert_machine_image(engine: Engine) -> Operation:
+    wanted = MachineImage(name="machine", source_instance="projects/p/zones/z/instances/i")
+    return await engine.ops.submit(InsertMachineImage(project="p", machine_image=wanted), user="test")
 
 
 def code_of(operation: Operation) -> str:
@@ -100,18 +117,41 @@ async def test_what_could_not_be_removed_is_found_and_refused_again_by_the_next_
     assert [str(number) for number in backend.removed[:2]] == [ended.target_id] * 2
 
 
-async def test_without_a_limit_of_its_project_a_result_costs_no_commit_more(engine: Engine) -> None:
-    async def ended_with(commits: list[float]) -> int:
-        engine.store._writer._observe = commits.append
-        async with engine.working():
-            await engine.done(await engine.insert(f"i-{engine.clock.now:%H%M%S}"))
-        return len(commits)
+async def test_a_machine_image_that_does_not_fit_is_removed_as_one(engine: Engine) -> None:
+    limited(engine, Metric.STORED_BYTES, 699)
+    backend = LargeImages(engine)
+    async with engine.working():
+        refused = await engine.done(await insert_machine_image(engine))
+        assert code_of(refused) == "QUOTA_EXCEEDED"
+        assert ([str(number) for number in backend.removed], backend.made) == ([refused.target_id], ["machine"])
+        with pytest.raises(NotFound):
+            await engine.ops.machine_image("p", "machine")
+        limited(engine, Metric.STORED_BYTES, 700)
+        assert code_of(await engine.done(await insert_machine_image(engine))) == ""
+    [(_, usage)] = await engine.ops.quotas("p")
+    assert (usage.used, usage.reserved) == (700, 0)
 
+
+async def test_sizes_are_kept_for_limits_to_come_and_settled_only_where_there_is_one(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settled = []
+    settle = engine.store.settle
+
+    async def noted(claim: Claim, size_gb: int, stored_bytes: int) -> None:
+        settled.append((claim.project, size_gb, stored_bytes))
+        await settle(claim, size_gb, stored_bytes)
+
+    monkeypatch.setattr(engine.store, "settle", noted)
     LargeImages(engine)
-    without = await ended_with([])
-    engine.clock.advance(1)
-    engine.store.quotas = Quotas([Limit(project="other", metric=Metric.IMAGE_GB, limit=1)])
-    assert await ended_with([]) == without
-    engine.clock.advance(1)
-    limited(engine, Metric.IMAGE_GB, 100)
-    assert await ended_with([]) == without + 1
+    engine.store.quotas = Quotas([Limit(project="q", metric=Metric.IMAGES, limit=9)])
+    async with engine.working():
+        await engine.done(await engine.insert("i"))
+        await engine.done(await insert_machine_image(engine))
+        assert settled == []
+        operation = await engine.insert("i", project="q")
+        await engine.until(lambda _: "Succeeded" in engine.events_of(operation))
+    assert settled == [("q", 5, 700)]
+    limited(engine, Metric.STORED_BYTES, 9999)
+    [(_, usage)] = await engine.ops.quotas("p")
+    assert (usage.used, usage.reserved) == (1400, 0)

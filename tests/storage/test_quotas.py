@@ -110,7 +110,7 @@ async def test_an_insert_is_reserved_until_it_is_published_and_used_until_it_is_
     assert await ledger(store) == {}
 
 
-async def test_a_patch_keeps_what_an_image_takes(store: Store) -> None:
+async def test_a_change_keeps_what_an_image_takes_unless_it_tells_otherwise(store: Store) -> None:
     await insert(store, "i")
     [held] = await claim(store)
     change = made(held, 2, 4096)
@@ -122,6 +122,11 @@ async def test_a_patch_keeps_what_an_image_takes(store: Store) -> None:
     await store.show(held, replace(held.target, description="soon"))
     await end(store, held, Publish(replace(held.target, description="now")))
     assert await ledger(store) == {"IMAGES": (1, 0), "IMAGE_GB": (2, 0), "STORED_BYTES": (4096, 0)}
+    await store.accept(replace(operation(), target_id=str(change.resource.id)), "p", patch, lane="p/i")
+    [held] = await claim(store)
+    assert isinstance(held.target, Image)
+    await end(store, held, Publish(replace(held.target, disk_size_gb=Int64(3)), 8192))
+    assert await ledger(store) == {"IMAGES": (1, 0), "IMAGE_GB": (3, 0), "STORED_BYTES": (8192, 0)}
 
 
 async def test_a_machine_image_takes_bytes_and_an_operation_but_no_image(store: Store) -> None:
@@ -263,6 +268,8 @@ async def test_inserts_from_a_source_are_counted_in_a_window_that_slides(store: 
     with pytest.raises(QuotaExceeded):
         await insert(store, "d", disk=DISK, at=5399)
     await insert(store, "d", disk=DISK, at=5400)
+    for name in ("e", "f"):  # of the two sources the one with more counts
+        await insert(store, name, disk=f"{DISK}-{name}", at=5400)
     assert (await ledger(store, at=5400))["INSERTS"] == (2, 0)
     assert "INSERTS" not in await ledger(store, at=9000)
 

@@ -41,12 +41,9 @@ def _check(tx: Transaction, project: str, metric: Metric, limit: Limit) -> None:
 
 def _count_insert(tx: Transaction, limit: Limit, project: str, operation: Operation, source: str) -> None:
     now, digest = milliseconds(operation.insert_time), sha256(source.encode()).digest()
-    begin = now - WINDOW * 1000
-    tx.execute("DELETE FROM inserts WHERE at <= ?", (begin,))
+    tx.execute("DELETE FROM inserts WHERE at <= ?", (now - WINDOW * 1000,))
     tx.execute("INSERT INTO inserts VALUES (?, ?, ?, ?)", (int(operation.id), project, digest, now))
-    (taken,) = tx.execute(
-        "SELECT count(*) FROM inserts WHERE project = ? AND source = ? AND at > ?", (project, digest, begin)
-    ).fetchone()
+    (taken,) = tx.execute("SELECT count(*) FROM inserts WHERE project = ? AND source = ?", (project, digest)).fetchone()
     if taken > limit.limit:
         raise refusal(Metric.INSERTS, limit, source=source)
 

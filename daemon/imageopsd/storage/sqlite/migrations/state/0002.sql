@@ -89,5 +89,5 @@ CREATE TABLE inserts (
     at           INTEGER NOT NULL        -- unix milliseconds
 ) STRICT;
 
-CREATE INDEX inserts_by_source ON inserts (project, source, at);
+CREATE INDEX inserts_by_source ON inserts (project, source);
 CREATE INDEX inserts_by_age ON inserts (at);
