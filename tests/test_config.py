@@ -213,8 +213,8 @@ def test_quotes_are_asked_for_in_a_file_only(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "known"),
     [
-        ("zzz", "data_dir, backend, store, queue, server, worker, records, log, backends, queues"),
-        ("zzz.qqq", "data_dir, backend, store, queue, server, worker, records, log, backends, queues"),
+        ("zzz", "data_dir, backend, store, queue, server, worker, records, log, quota, backends, queues"),
+        ("zzz.qqq", "data_dir, backend, store, queue, server, worker, records, log, quota, backends, queues"),
         ("log.zzz", "log.format, log.level"),
         ("backends.qqqqqqqq.zzzzzzzz", "backends.local, backends.simulated"),
     ],

@@ -34,6 +34,7 @@ from imageopsd.model.access import TokensInvalid
 from imageopsd.model.breaker import BreakerPolicy
 from imageopsd.model.events import Cancelled, Change, Failed, Happening, Succeeded
 from imageopsd.model.names import IdSource
+from imageopsd.model.quota import Quotas
 from imageopsd.model.retry import RetryPolicy
 from imageopsd.model.time import Time
 from imageopsd.ports import Backend, JobQueue, Store
@@ -106,6 +107,7 @@ class Daemon:
         async with AsyncExitStack() as stack:
             store: Store = plugins.make(plugins.STORES, settings.store, data_dir)
             store.observe_commit = self._metrics.commit.observe
+            store.quotas = Quotas(settings.quota)
             await stack.enter_async_context(store)
             queue: JobQueue = await stack.enter_async_context(
                 plugins.make(plugins.QUEUES, settings.queue, data_dir, settings.queues)
@@ -115,6 +117,15 @@ class Daemon:
             )
             boot = uuid4().hex
             recovered = await store.enter(boot, clock())
+            for correction in await store.audit():
+                found, counted = correction.found, correction.counted
+                log.warning(
+                    "quota ledger corrected",
+                    project=counted.project,
+                    metric=counted.metric,
+                    found={"used": found.used, "reserved": found.reserved},
+                    counted={"used": counted.used, "reserved": counted.reserved},
+                )
             ids = IdSource(node=int(boot[:8], 16), last=await store.newest_id())
             totals = await store.totals()
             unfinished = totals.pending + totals.running
@@ -131,7 +142,7 @@ class Daemon:
             self._board.start_from(totals)
             for observer in (self._board.hear, self._metrics.hear, logs.hear, self._count):
                 self._bus.subscribe(observer)
-            address = await stack.enter_async_context(self._listening(ops, queue, tokens, data_dir))
+            address = await stack.enter_async_context(self._listening(ops, store, queue, tokens, data_dir))
             log.info("ready", address=address, data_dir=str(data_dir), backend=settings.backend, recovered=recovered)
             await self._work(store, queue, backend, ops, gate, backlog, boot)
             await store.leave(boot, clock())
@@ -216,7 +227,7 @@ class Daemon:
 
     @asynccontextmanager
     async def _listening(
-        self, ops: ImageOps, queue: JobQueue, tokens: TokensFile | None, data_dir: Path
+        self, ops: ImageOps, store: Store, queue: JobQueue, tokens: TokensFile | None, data_dir: Path
     ) -> AsyncIterator[str]:
         """The HTTP server; yields its base URL. It outlives the drain, so that records can be read to the end."""
 
@@ -224,6 +235,8 @@ class Daemon:
             depth = await queue.depth()
             age = clock().timestamp() - depth.oldest.timestamp() if depth.oldest else 0.0
             self._metrics.set_depths(depth.waiting, depth.dead, max(age, 0.0), self._board.pending)
+            if store.quotas:
+                self._metrics.set_quota_use(store.quotas.fullest(await store.usage(None, clock())))
 
         access = Access(tokens, self._metrics.refused)
         guards = [access.middleware] if tokens else [own_pages_only, access.middleware]

@@ -16,6 +16,7 @@ from imageopsd.model.image import Image, ImageFacts
 from imageopsd.model.machine_image import MachineImage, MachineImageFacts, MachineImageTask
 from imageopsd.model.operation import Operation, OperationWarning
 from imageopsd.model.policy import Policy
+from imageopsd.model.quota import Correction, Quotas, Usage
 from imageopsd.model.requests import AnyRequest
 from imageopsd.model.resource import Resource
 
@@ -148,9 +149,11 @@ class Cancellation(msgspec.Struct, frozen=True):
 
 
 class Publish(msgspec.Struct, frozen=True):
-    """Catalogue change: this is how the resource looks from now on."""
+    """Catalogue change: this is how the resource looks from now on. `stored_bytes` are what it takes on the device,
+    `None` for as much as before."""
 
     resource: Resource
+    stored_bytes: int | None = None
 
 
 class Forget(msgspec.Struct, frozen=True):
@@ -189,6 +192,11 @@ class Store(Protocol):
     observe_commit: Callable[[float], None] | None
     """Set before entering: called, in any thread, with the seconds each commit took."""
 
+    quotas: Quotas
+    """Set before entering: the limits that `accept` and `settle` hold. What counts against them is kept in the
+    transaction that changes it: every operation from `accept` until it is DONE however that comes about, every
+    resource from its reservation until it is forgotten (`model.quota.holding` says how much)."""
+
     async def __aenter__(self) -> Self: ...
 
     async def __aexit__(
@@ -210,7 +218,8 @@ class Store(Protocol):
         operation; with another request it raises RequestIdReused; a DONE operation that was recorded before
         `forget_requests_before` has lost its request id. A taken name raises AlreadyExists. Operations of one lane
         are claimed one at a time, in the order of their ids; one that is not the first says so in its
-        `status_message`."""
+        `status_message`. Raises QuotaExceeded if a new operation or what it reserves does not fit into the project's
+        quotas, whoever else asks at the same moment; a DONE one always fits."""
 
     async def repeated(
         self, project: str, request: AnyRequest, *, forget_requests_before: datetime | None = None
@@ -271,6 +280,10 @@ class Store(Protocol):
 
     async def show(self, claim: Claim, resource: Resource) -> None:
         """Shows the claim's target as it looks while the work goes on."""
+
+    async def settle(self, claim: Claim, size_gb: int, stored_bytes: int) -> None:
+        """What the claim's target was reserved with becomes what it takes, once that is known. Raises QuotaExceeded,
+        and leaves the reservation as it was, if that is more and does not fit."""
 
     async def save_checkpoint(self, claim: Claim, checkpoint: bytes) -> None:
         """Keeps what the next holder of this operation needs to go on instead of starting again."""
@@ -335,6 +348,13 @@ class Store(Protocol):
 
     async def totals(self) -> Totals:
         """Kept, not counted: costs the same whatever the history."""
+
+    async def usage(self, project: str | None, now: datetime) -> list[Usage]:
+        """What a project, or each of all, uses and has reserved as of `now`; a metric without a line is at zero. Kept,
+        not counted, but for inserts: those of a window are few."""
+
+    async def audit(self) -> list[Correction]:
+        """Counts anew what is used and reserved; corrects, and returns, where the ledger said otherwise."""
 
     async def newest_id(self) -> int:
         """The largest id of an operation or image so far, 0 if there is none: new ids go on from there."""

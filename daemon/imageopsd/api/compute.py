@@ -29,7 +29,7 @@ class ComputeApi:
             *ImageCalls(ops).routes(),
             *MachineImageCalls(ops).routes(),
             *OperationCalls(ops, wait_limit).routes(),
-            *Neighbours().routes(),
+            *Neighbours(ops).routes(),
         ]
         self._dispatcher = Dispatcher(routes, access or Access(None))
         self._describe = partial(openapi.document, routes)

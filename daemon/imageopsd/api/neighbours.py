@@ -1,12 +1,16 @@
-"""What clients ask for on their way to images: the project, its zones and regions. There are no machines here, so the
-lists are empty; libcloud needs them to answer at all."""
+"""What clients ask for on their way to images: the project with its quotas, its zones and regions. There are no
+machines here, so the lists are empty; libcloud needs them to answer at all."""
 
 from imageopsd.api.calls import Call, Route
+from imageopsd.engine.imageops import ImageOps
 from imageopsd.model.errors import NotFound
 from imageopsd.wire.compute import encode_nothing, encode_project
 
 
 class Neighbours:
+    def __init__(self, ops: ImageOps) -> None:
+        self._ops = ops
+
     def routes(self) -> list[Route]:
         routes = [Route("GET", "projects/{project}", self.project)]
         for collection in ("zones", "regions"):
@@ -17,7 +21,7 @@ class Neighbours:
         return routes
 
     async def project(self, call: Call) -> bytes:
-        return encode_project(call.project, call.version)
+        return encode_project(call.project, call.version, await self._ops.quotas(call.project))
 
     async def none(self, call: Call) -> bytes:
         assert call.project

@@ -19,6 +19,7 @@ from imageopsd.model.machine_image import MachineImage
 from imageopsd.model.names import ANY_PROJECT, NAME, NUMERIC_ID, PROJECT, REQUEST_ID
 from imageopsd.model.operation import Operation
 from imageopsd.model.policy import Permissions, Policy
+from imageopsd.model.quota import Metric
 from imageopsd.model.rules import ARCHITECTURES, FILE_TYPES, GUEST_OS_FEATURES
 from imageopsd.model.time import Time
 from imageopsd.model.values import MAX_DESCRIPTION, MAX_LABELS
@@ -229,7 +230,14 @@ _COMPONENTS: Mapping[str, Schema] = {
         id=_INT64,
         name=_STRING,
         commonInstanceMetadata=_object("kind", kind={"const": "compute#metadata"}),
+        quotas={"type": "array", "items": _ref("Quota")},
         selfLink=_STRING,
+    ),
+    "Quota": _object(
+        "metric limit usage",
+        metric={"enum": [metric.compute_name for metric in Metric]},
+        limit={"type": "number"},
+        usage={"type": "number"},
     ),
     "SetPolicyRequest": _object(
         "", policy=_ref("Policy"), bindings={"type": "array", "items": _ref("Binding")}, etag=_STRING

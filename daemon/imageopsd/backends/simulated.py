@@ -16,24 +16,20 @@ from typing import Literal, Self, TypeVar
 import msgspec
 
 from imageopsd.model.durations import Seconds
-from imageopsd.model.errors import BackendFailure, PermanentFailure, QuotaExceeded, TemporaryFailure
+from imageopsd.model.errors import BackendFailure, PermanentFailure, TemporaryFailure
 from imageopsd.model.image import ImageFacts
 from imageopsd.model.machine_image import MachineImageFacts, MachineImageTask
-from imageopsd.model.operation import (
-    ErrorDetail,
-    ErrorInfo,
-    Help,
-    HelpLink,
-    LocalizedMessage,
-    OperationWarning,
-    QuotaInfo,
-)
+from imageopsd.model.operation import OperationWarning
+from imageopsd.model.quota import EVERY_PROJECT, Limit, Metric, refusal
 from imageopsd.ports import DeleteTask, InsertTask, PatchTask, Reporter
 
 TICKS = 20
 """How often an image without a script tells of its progress."""
 KEPT = 4096
 """How many images, machine images and effects are remembered, the last ones; nobody repeats an operation as late."""
+
+QUOTA = Limit(project=EVERY_PROJECT, metric=Metric.IMAGES, limit=2000)
+"""What a scripted quota failure tells; the quotas of the configuration are none of this backend's."""
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -204,7 +200,7 @@ async def _play(steps: tuple[Step, ...], checkpoint: bytes | None, report: Repor
 
 def _failure(step: Step) -> BackendFailure:
     if step.fail == "quota":
-        return _quota_failure(step.message)
+        return refusal(Metric.IMAGES, QUOTA, step.message)
     if step.fail == "permanent":
         return PermanentFailure(
             step.code or "SIMULATED_FAILURE", step.message or "The script wants it so.", HTTPStatus.BAD_REQUEST
@@ -214,36 +210,4 @@ def _failure(step: Step) -> BackendFailure:
         step.message or "The script wants it so, for now.",
         delay=step.retry_after,
         of_backend=step.fail == "outage",
-    )
-
-
-def _quota_failure(message: str | None) -> QuotaExceeded:
-    """With all four kinds of detail, as GCE sends them."""
-    quota = QuotaInfo(
-        metric_name="compute.googleapis.com/images",
-        limit_name="IMAGES-per-project",
-        limit=2000.0,
-        dimensions={"global": "global"},
-    )
-    text = message or "Quota 'IMAGES' exceeded.  Limit: 2000.0 globally."
-    facts = {"metricName": quota.metric_name, "limitName": quota.limit_name, "limit": f"{quota.limit:g}"}
-    return QuotaExceeded(
-        text,
-        quota,
-        details=(
-            ErrorDetail(
-                error_info=ErrorInfo(reason="QUOTA_EXCEEDED", domain="compute.googleapis.com", metadatas=facts)
-            ),
-            ErrorDetail(
-                help=Help(
-                    links=(
-                        HelpLink(
-                            description="How quotas work and how to ask for more",
-                            url="https://cloud.google.com/compute/resource-usage",
-                        ),
-                    )
-                )
-            ),
-            ErrorDetail(localized_message=LocalizedMessage(locale="en-US", message=text)),
-        ),
     )

@@ -66,6 +66,11 @@ class Client:
     def image(self, reference: str) -> dict[str, Any]:
         return self._call("GET", f"images/{urllib.parse.quote(reference, safe='')}")
 
+    def quotas(self) -> "list[dict[str, Any]]":
+        """The limits of the project, which must be one, as `projects.get` shows them."""
+        quotas: list[dict[str, Any]] = self._call("GET", "").get("quotas", [])
+        return quotas
+
     def list(self, collection: str, limit: int) -> list[dict[str, Any]]:
         """The newest first."""
         items: list[dict[str, Any]] = []
@@ -94,8 +99,9 @@ class Client:
         self._send("GET", "/livez")
 
     def _call(self, method: str, path: str) -> dict[str, Any]:
+        """The answer at one of the project's global paths, or of the project itself if that is empty."""
         project = urllib.parse.quote(self.project or ANY_PROJECT, safe="")
-        answer = self._send(method, f"/compute/v1/projects/{project}/global/{path}")
+        answer = self._send(method, f"/compute/v1/projects/{project}{f'/global/{path}' if path else ''}")
         try:
             result = json.loads(answer)
         except (ValueError, RecursionError):

@@ -18,6 +18,7 @@ COMMANDS = {
     "images": "Look at images.",
     "operations": "Look at operations and wait for them.",
     "queue": "Look at the queue, whether the daemon runs or not.",
+    "quota": "Look at what a project may use and does use.",
     "serve": "Run the daemon until SIGTERM; a second SIGTERM means now.",
     "submit": "Put jobs into the queue and print an id for each, once they are safe on disk.",
     "version": "Print the version.",

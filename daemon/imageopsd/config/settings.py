@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from imageopsd.model.durations import Seconds
+from imageopsd.model.quota import Limit, check_limits
 
 
 def split_address(listen: str) -> tuple[str, int]:
@@ -95,5 +96,9 @@ class Settings(Section, frozen=True):
     worker: Worker = Worker()
     records: Records = Records()
     log: Log = Log()
+    quota: tuple[Limit, ...] = ()
     backends: dict[str, msgspec.Struct] = {}
     queues: dict[str, msgspec.Struct] = {}
+
+    def __post_init__(self) -> None:
+        check_limits(self.quota)

@@ -1,10 +1,10 @@
 """What each verb asks of the backend, and how the catalogue looks afterwards."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from msgspec.structs import replace
 
-from imageopsd.model.errors import ConditionNotMet, NotFound, NotYet, PermanentFailure, RequestError
+from imageopsd.model.errors import ConditionNotMet, NotFound, NotYet, PermanentFailure, QuotaExceeded, RequestError
 from imageopsd.model.image import Image, ImageStatus, deprecated, labelled, patched, published
 from imageopsd.model.machine_image import MachineImage, MachineImageStatus, MachineImageTask, asked
 from imageopsd.model.machine_image import published as machine_image_published
@@ -82,7 +82,12 @@ class Effects:
     ) -> CatalogueChange:
         await self._store.show(claim, replace(reserved, status=MachineImageStatus.UPLOADING))
         task = MachineImageTask(claim.operation.id, claim.project, wanted)
-        return Publish(machine_image_published(reserved, await self._backend.insert_machine_image(task, report)))
+        facts = await self._backend.insert_machine_image(task, report)
+        stored_bytes = facts.stored_bytes or 0
+        await self._settle(
+            claim, reserved, 0, stored_bytes, lambda made: self._backend.delete_machine_image(made, report)
+        )
+        return Publish(machine_image_published(reserved, facts), stored_bytes)
 
     async def _insert(self, claim: Claim, image: Image, report: Reporter) -> CatalogueChange:
         task = InsertTask(
@@ -93,7 +98,30 @@ class Effects:
             force=isinstance(claim.request, InsertImage) and claim.request.force_create,
             checkpoint=claim.checkpoint,
         )
-        return Publish(published(image, await self._backend.insert_image(task, report)))
+        facts = await self._backend.insert_image(task, report)
+        stored_bytes = facts.stored_bytes or 0
+        await self._settle(
+            claim, image, facts.disk_size_gb, stored_bytes, lambda made: self._backend.delete_image(made, report)
+        )
+        return Publish(published(image, facts), stored_bytes)
+
+    async def _settle(
+        self,
+        claim: Claim,
+        reserved: Resource,
+        size_gb: int,
+        stored_bytes: int,
+        remove: Callable[[DeleteTask], Awaitable[None]],
+    ) -> None:
+        """Has the real size fit into the project's quotas before anybody can see the result. Raises QuotaExceeded after
+        what does not fit is removed again; if that fails, the next try finds it made and comes here once more."""
+        if not self._store.quotas.of(claim.project):
+            return
+        try:
+            await self._store.settle(claim, size_gb, stored_bytes)
+        except QuotaExceeded:
+            await remove(DeleteTask(claim.operation.id, claim.project, int(reserved.id or 0), str(reserved.name)))
+            raise
 
     async def _change(self, claim: Claim, before: Image, after: Image, report: Reporter) -> CatalogueChange:
         if after != before:

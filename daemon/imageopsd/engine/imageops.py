@@ -10,7 +10,14 @@ from msgspec.structs import replace
 from imageopsd.engine.backlog import Backlog
 from imageopsd.engine.bus import EventBus
 from imageopsd.engine.effects import undone
-from imageopsd.model.errors import ConditionNotMet, InvalidRequest, NotRepeatable, RequestError, Unavailable
+from imageopsd.model.errors import (
+    ConditionNotMet,
+    InvalidRequest,
+    NotRepeatable,
+    QuotaExceeded,
+    RequestError,
+    Unavailable,
+)
 from imageopsd.model.events import Accepted, CancelAsked, Cancelled, Change, Failed
 from imageopsd.model.image import DeprecationState, Image, ImageStatus, labelled, reserved
 from imageopsd.model.lifecycle import apply
@@ -26,6 +33,7 @@ from imageopsd.model.names import (
 )
 from imageopsd.model.operation import ErrorEntry, Operation, OperationWarning, Status
 from imageopsd.model.policy import Policy, replaced
+from imageopsd.model.quota import Limit, Usage
 from imageopsd.model.requests import (
     AnyRequest,
     InsertImage,
@@ -149,14 +157,18 @@ class ImageOps:
         )
         if failed is not None:
             operation = apply(operation, failed, now)
-        accepted = await self._store.accept(
-            operation,
-            project,
-            request,
-            lane=resource_path(collection, project, name),
-            reserve=reserve,
-            forget_requests_before=now - self._request_id_window,
-        )
+        try:
+            accepted = await self._store.accept(
+                operation,
+                project,
+                request,
+                lane=resource_path(collection, project, name),
+                reserve=reserve,
+                forget_requests_before=now - self._request_id_window,
+            )
+        except QuotaExceeded as refusal:  # an operation tells it, as GCE's do, through whatever door it came
+            ended = Failed(errors=(refusal.entry,), http_status=refusal.http_status)
+            return await self._record(request, target, user, version, now, warnings=warnings, failed=ended)
         if accepted.created:
             event = failed or Accepted(request.due(now))
             self._bus.publish(Change(event, accepted.operation, project, now))
@@ -248,6 +260,11 @@ class ImageOps:
 
     async def images(self, project: str, limit: int, after: str | int | None, newest_first: bool) -> Page[Image]:
         return await self._store.images(project, limit, after, newest_first)
+
+    async def quotas(self, project: str) -> list[tuple[Limit, Usage]]:
+        """Every limit that holds for a project, and how far it is reached."""
+        ledger = {usage.metric: usage for usage in await self._store.usage(project, self._clock())}
+        return [(limit, ledger.get(metric, Usage(project, metric))) for metric, limit in self._store.quotas.of(project)]
 
     # ------------------------------------------------- what is not the making of an image, and has no operation
 

@@ -1,6 +1,7 @@
 """Every metric of the daemon. No identifier is a label; every label pair is there from the first scrape, so that
 `rate()` sees the first failure."""
 
+from collections.abc import Mapping
 from itertools import product
 from typing import TypeVar
 
@@ -33,12 +34,16 @@ from imageopsd.model.events import (
     StoreTroubled,
     Succeeded,
 )
-from imageopsd.model.operation import Operation
+from imageopsd.model.operation import ErrorEntry, Operation
+from imageopsd.model.quota import Metric
 
 TYPES = ("insert", "patch", "deprecate", "setLabels", "delete")
 OUTCOMES = ("success", "failure", "cancelled")
 REASONS = ("INVALID_FIELD_VALUE", "REQUEST_ID_REUSED")
 REFUSALS = ("missing", "unknown", "forbidden")
+QUOTAS = tuple(Metric)
+OTHER = "other"
+"""A provider's own metric, of which there is no end."""
 HOURS = (0.1, 0.5, 1, 5, 15, 60, 300, 900, 1800, 3600, 7200, 14400)
 """Bucket bounds in seconds for work that takes from a moment to an afternoon."""
 WAITS = (0.005, 0.05, 0.5, 1, 5, 15, 60, 300, 900, 3600)
@@ -84,6 +89,11 @@ class Metrics:
                                       reason=tuple(Obstacle))  # fmt: skip
         self._pending = self._gauge("operations_pending", "Operations no worker has taken yet.")
         self._oldest = self._gauge("queue_oldest_job_age_seconds", "Age of the oldest job in the queue; 0 if empty.")
+
+        self._quota_used = self._gauge("quota_used_ratio", "Share of a limit taken, by the project with the highest.",
+                                       metric=QUOTAS)  # fmt: skip
+        self._quota_refused = self._counter("quota_refusals", "Operations that failed with QUOTA_EXCEEDED.",
+                                            metric=(*QUOTAS, OTHER))  # fmt: skip
 
     def _counter(self, name: str, text: str, **labels: tuple[str, ...]) -> Counter:
         return _prepared(Counter(f"imageopsd_{name}", text, list(labels), registry=self.registry), labels)
@@ -143,6 +153,8 @@ class Metrics:
         kind, started = change.operation.operation_type, change.operation.start_time
         self._left(change.operation)
         self._finished.labels(kind, outcome).inc()
+        for error in change.operation.error.errors if change.operation.error else ():
+            self._count_refusal(error)
         if started is not None:  # a refused job was never claimed
             self._duration.labels(kind, outcome).observe((change.at - started).total_seconds())
 
@@ -150,6 +162,17 @@ class Metrics:
         if operation.id in self._running_now:
             self._running_now.remove(operation.id)
             self._running.labels(operation.operation_type).dec()
+
+    def _count_refusal(self, error: ErrorEntry) -> None:
+        for detail in error.error_details:
+            if detail.quota_info is not None:
+                metric = detail.quota_info.metric_name
+                self._quota_refused.labels(metric if metric in QUOTAS else OTHER).inc()
+
+    def set_quota_use(self, shares: Mapping[Metric, float]) -> None:
+        """`shares` of their limits, 1 for full."""
+        for metric, share in shares.items():
+            self._quota_used.labels(metric).set(share)
 
     def refused(self, reason: str) -> None:
         """`reason` is one of REFUSALS."""

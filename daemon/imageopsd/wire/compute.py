@@ -13,6 +13,7 @@ from imageopsd.model.machine_image import OUTPUT_ONLY as MACHINE_IMAGE_OUTPUT_ON
 from imageopsd.model.machine_image import MachineImage
 from imageopsd.model.names import project_link
 from imageopsd.model.operation import Operation
+from imageopsd.model.quota import Limit, Usage
 from imageopsd.wire.json_body import convert, without_empties
 
 OUTPUT_ONLY = frozenset(
@@ -149,9 +150,10 @@ def encode_nothing(kind: str = "", path: str = "") -> bytes:
     return _encode({"kind": kind, "items": [], "selfLink": f"https://www.googleapis.com{path}"} if kind else {})
 
 
-def encode_project(project: str, version: str) -> bytes:
+def encode_project(project: str, version: str, quotas: Sequence[tuple[Limit, Usage]]) -> bytes:
     """As much of a Project as clients read (libcloud fails without commonInstanceMetadata). Its id is a function of
-    its name, because nobody here gives out others."""
+    its name, because nobody here gives out others. Of its quotas those that are limited, with what is used and what is
+    reserved in one number; the protobuf clients take the names that Compute does not have, too."""
     number = int.from_bytes(sha256(project.encode()).digest()[:7])
     return _encode(
         {
@@ -159,9 +161,15 @@ def encode_project(project: str, version: str) -> bytes:
             "id": str(number),
             "name": project,
             "commonInstanceMetadata": {"kind": "compute#metadata"},
+            **({"quotas": [_quota(limit, usage) for limit, usage in quotas]} if quotas else {}),
             "selfLink": project_link(project, version),
         }
     )
+
+
+def _quota(limit: Limit, usage: Usage) -> dict[str, str | float]:
+    """Compute's Quota: its numbers are doubles."""
+    return {"metric": usage.metric.compute_name, "limit": float(limit.limit), "usage": float(usage.total)}
 
 
 def encode_error(error: RequestError) -> bytes:

@@ -10,6 +10,7 @@ from imageopsd.model.image import Image, ImageStatus, decode_hook, encode_hook
 from imageopsd.model.machine_image import MachineImage
 from imageopsd.model.names import NUMERIC_ID, image_path, operation_id_of
 from imageopsd.model.policy import Policy
+from imageopsd.model.quota import holding
 from imageopsd.model.resource import IMAGES, MACHINE_IMAGES, Resource, collection_of, resource_path
 from imageopsd.ports import Page
 from imageopsd.storage.sqlite.connection import Readers, Transaction, Writer
@@ -123,16 +124,29 @@ def put_resource(tx: Transaction, project: str, resource: Resource) -> None:
     key = (project, collection, name)
     if tx.execute("SELECT 1 FROM resources WHERE project = ? AND collection = ? AND name = ?", key).fetchone():
         raise AlreadyExists(resource_path(collection, project, name))
+    held = holding(resource)
     tx.execute(
-        "INSERT INTO resources (id, project, collection, name, family, record) VALUES (?, ?, ?, ?, ?, ?)",
-        (resource.id, *key, _family(resource), text_of(resource)),
+        "INSERT INTO resources (id, project, collection, name, family, record, reserved, size_gb, stored_bytes)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            resource.id,
+            *key,
+            _family(resource),
+            text_of(resource),
+            held.reserved,
+            held.size_gb,
+            held.stored_bytes,
+        ),
     )
 
 
-def replace_resource(tx: Transaction, resource: Resource) -> None:
+def replace_resource(tx: Transaction, resource: Resource, stored_bytes: int | None = None) -> None:
+    """`stored_bytes` are what it takes on the device, `None` for as much as before."""
+    held = holding(resource)
     tx.execute(
-        "UPDATE resources SET family = ?, record = ? WHERE id = ?",
-        (_family(resource), text_of(resource), resource.id),
+        "UPDATE resources SET family = ?, record = ?, reserved = ?, size_gb = ?,"
+        " stored_bytes = coalesce(?, stored_bytes) WHERE id = ?",
+        (_family(resource), text_of(resource), held.reserved, held.size_gb, stored_bytes, resource.id),
     )
 
 

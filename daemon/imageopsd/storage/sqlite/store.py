@@ -22,9 +22,11 @@ from imageopsd.model.events import Cancelled
 from imageopsd.model.image import decode_hook
 from imageopsd.model.names import ANY_PROJECT, REQUEST_ID, first_id, operation_name, operation_path
 from imageopsd.model.operation import Operation, Status
+from imageopsd.model.quota import Correction, Quotas, Usage
 from imageopsd.model.requests import AnyRequest
 from imageopsd.model.resource import Resource
 from imageopsd.ports import Acceptance, Cancellation, CatalogueChange, Claim, Forget, Page, Publish, Totals
+from imageopsd.storage.sqlite import ledger
 from imageopsd.storage.sqlite.catalogue import (
     Catalogue,
     decode_resource,
@@ -52,6 +54,7 @@ class SqliteStore(Catalogue):
         self._lock_path = data_dir / "daemon.lock"
         self._turns = Turns()
         self.observe_commit: Callable[[float], None] | None = None
+        self.quotas = Quotas()
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
@@ -130,6 +133,7 @@ class SqliteStore(Catalogue):
                     ),
                 )
                 tx.tally["pending"] += 1
+                ledger.admit(tx, self.quotas, project, made, reserve)
             return Acceptance(made, created=True)
 
         return await self._writer.run(insert)
@@ -199,6 +203,13 @@ class SqliteStore(Catalogue):
         def update(tx: Transaction) -> None:
             _hold(tx, "UPDATE tasks SET token = token WHERE operation_id = ? AND token = ?", (), claim)
             replace_resource(tx, resource)
+
+        await self._writer.run(update)
+
+    async def settle(self, claim: Claim, size_gb: int, stored_bytes: int) -> None:
+        def update(tx: Transaction) -> None:
+            _hold(tx, "UPDATE tasks SET token = token WHERE operation_id = ? AND token = ?", (), claim)
+            ledger.settle(tx, self.quotas, claim.project, int(claim.operation.target_id or 0), size_gb, stored_bytes)
 
         await self._writer.run(update)
 
@@ -324,6 +335,9 @@ class SqliteStore(Catalogue):
     async def recover(self, now: datetime) -> int:
         return await self._writer.run(lambda tx: _free(tx, "token IS NOT NULL AND lease_until < ?", milliseconds(now)))
 
+    async def audit(self) -> list[Correction]:
+        return await self._writer.run(ledger.audit)
+
     # ------------------------------------------------------------------------------------------- reading
 
     async def next_due(self) -> datetime | None:
@@ -377,6 +391,9 @@ class SqliteStore(Catalogue):
 
     async def totals(self) -> Totals:
         return Totals(**dict(await self._readers.fetch("SELECT name, value FROM totals")))
+
+    async def usage(self, project: str | None, now: datetime) -> list[Usage]:
+        return await ledger.read(self._readers, project, now)
 
     async def newest_id(self) -> int:
         ((newest,),) = await self._readers.fetch(
@@ -436,8 +453,8 @@ def _end(tx: Transaction, operation: Operation, lane: str, change: CatalogueChan
     )
     _close_ranks(tx, lane, number)
     match change:
-        case Publish(resource):
-            replace_resource(tx, resource)
+        case Publish(resource, stored_bytes):
+            replace_resource(tx, resource, stored_bytes)
         case Forget(gone):
             tx.execute("DELETE FROM resources WHERE id = ?", (gone,))
     tx.tally["failed" if failed else "succeeded"] += 1
