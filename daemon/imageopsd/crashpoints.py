@@ -1,7 +1,7 @@
 """Named places at which a test can have this process killed, as a power cut would: in the middle, with no goodbye.
 
-`IMAGEOPSD_TEST_CRASH_AT=state.commit.after:3` kills the process the third time it comes by there. Without the variable a
-crash point is a call of a function that does nothing (some 40 ns, beside system calls of at least a thousand times that).
+`IMAGEOPSD_TEST_CRASH_AT=state.commit.after:3` kills the process the third time it comes by there. Without the
+variable a crash point is a call of a function that does nothing (some 40 ns, beside an fsync).
 `tests/chaos` kills the daemon at every one of them; `CONTRIBUTING.md` says how to add one.
 """
 

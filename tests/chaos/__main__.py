@@ -28,7 +28,7 @@ def main() -> int:
             verdict = anyio.run(storm.run)
             verdicts.append(verdict)
             print(f"\n{backend}: {verdict}")
-            print("  " + "\n  ".join(f"{count:4} × {where}" for where, count in sorted(storm.hits.items())))
+            print("  " + "\n  ".join(f"{count:4} at {where}" for where, count in sorted(storm.hits.items())))
             missed = [point for point in storm.points if not storm.hits[point]]
             print(f"  not met: {', '.join(missed) or 'none'}")
             if not verdict.good:

@@ -17,8 +17,8 @@ class Door(StrEnum):
 @dataclass
 class Job:
     """One thing asked for. `operations` are the names that came as answers, to it and to its repeats; it is
-    `acknowledged` once an answer, or a submit's return, has promised it; `refused` is the status of an answer that ended
-    it without an operation. `reuses` says that its request id is another request's on purpose."""
+    `acknowledged` once an answer, or a submit's return, has promised it; `refused` is the status of an answer that
+    ended it without an operation. `reuses` says that its request id is another request's on purpose."""
 
     request_id: str
     door: Door

@@ -1,5 +1,5 @@
-"""The users: a few clients that make, change and delete images over REST and through the queue, repeat what got no answer,
-and sometimes what did."""
+"""The users: a few clients that make, change and delete images over REST and through the queue, repeat what got no
+answer, and sometimes what did."""
 
 import json
 from collections.abc import Callable

@@ -4,7 +4,7 @@ import json
 import os
 import signal
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from itertools import chain, cycle
 from pathlib import Path
@@ -43,8 +43,8 @@ SCRIPTS = [
 
 @dataclass
 class Storm:
-    """`jobs` asked for among `kills` deaths on `backend`; of these the part `aimed` at the crash points `points`, in turn,
-    the others at random moments. The same seed asks for the same and kills by the same plan, although no
+    """`jobs` asked for among `kills` deaths on `backend`; of these the part `aimed` at the crash points `points`, in
+    turn, the others at random moments. The same seed asks for the same and kills by the same plan, although no
     two runs meet at the same instruction."""
 
     backend: str
@@ -90,24 +90,25 @@ class Storm:
         """Raises AssertionError where not even that could be found out."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._process.data_dir.mkdir(parents=True)
-        with ExitStack() as end:  # not `with self._process`: that would begin with a life that nobody ends
-            end.push(self._process.__exit__)
-            timeout = aiohttp.ClientTimeout(total=LIMIT)
-            async with aiohttp.ClientSession(timeout=timeout) as session, anyio.create_task_group() as group:
-                # the daemon makes the queue's file in its first life, unless it is killed doing so
-                async with SqliteQueue(SqliteQueue.Options(), self._process.data_dir, consumer=False) as queue:
-                    daemon, ration = load.Daemon(session), load.Ration()
-                    for number in range(load.CLIENTS):
-                        rng = Random(f"{self.seed} {self.backend} {number}")
-                        client = load.Client(number, rng, daemon, queue, self._ledger, ration, self._source(rng))
-                        group.start_soon(client.run)
-                    group.start_soon(load.watch, daemon, self._ledger)
-                    for _ in range(self.kills):
-                        ration.add(self.jobs // self.kills)
-                        await self._live(daemon)
-                        self._look_at_files()
-                    await self._last_life(daemon, ration)
-                    group.cancel_scope.cancel()
+        async with AsyncExitStack() as stack:
+            stack.push(self._process.__exit__)  # not entered: that would begin a life that nobody ends
+            session = await stack.enter_async_context(aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=LIMIT)))
+            queue = await stack.enter_async_context(
+                SqliteQueue(SqliteQueue.Options(), self._process.data_dir, consumer=False)
+            )
+            async with anyio.create_task_group() as group:
+                daemon, ration = load.Daemon(session), load.Ration()
+                for number in range(load.CLIENTS):
+                    rng = Random(f"{self.seed} {self.backend} {number}")
+                    client = load.Client(number, rng, daemon, queue, self._ledger, ration, self._source(rng))
+                    group.start_soon(client.run)
+                group.start_soon(load.watch, daemon, self._ledger)
+                for _ in range(self.kills):
+                    ration.add(self.jobs // self.kills)
+                    await self._live(daemon)
+                    self._look_at_files()
+                await self._last_life(daemon, ration)
+                group.cancel_scope.cancel()
         return examine(
             self._process.data_dir,
             self._ledger,

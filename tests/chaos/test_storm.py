@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.chaos.storm import FIRST, ONLY_LOCAL, ONLY_SIMULATED, Storm, points_of
 
 from imageopsd.crashpoints import POINTS, VARIABLE
+from tests.chaos.storm import FIRST, ONLY_LOCAL, ONLY_SIMULATED, Storm, points_of
 
 SEED = 8640
 
@@ -37,7 +37,7 @@ def test_every_crash_point_is_somewhere_and_nowhere_else() -> None:
     called = re.findall(r'crash_point\(f?"([^"]+)"\)', "".join(path.read_text() for path in package.rglob("*.py")))
     named = {name.replace("{self._name}", file) for name in called for file in ("state", "queue")}
     assert named == POINTS
-    assert POINTS == {*FIRST, *points_of("local"), *points_of("simulated")}
+    assert {*FIRST, *points_of("local"), *points_of("simulated")} == POINTS
     assert not {*ONLY_LOCAL} & {*ONLY_SIMULATED}
 
 
