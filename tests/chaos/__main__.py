@@ -1,13 +1,16 @@
-"""`make chaos`: kills the daemon some hundred times under some thousand jobs; its last line is the count."""
+"""`make chaos`: kills the daemon some hundred times under some thousand jobs and cuts the power some hundred times; its
+last line is the count."""
 
 import argparse
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from random import SystemRandom
 
 import anyio
 
+from tests.chaos.power import power_cuts
 from tests.chaos.storm import Storm
 
 
@@ -15,6 +18,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make chaos ARGS=", description=__doc__)
     parser.add_argument("--jobs", type=int, default=6000, help="how many jobs, on both backends together")
     parser.add_argument("--kills", type=int, default=300, help="how many deaths, on both backends together")
+    parser.add_argument("--cuts", type=int, default=500, help="how many power cuts")
     parser.add_argument("--seed", type=int, default=SystemRandom().randrange(10**6), help="repeats a plan")
     parser.add_argument("--backend", choices=("simulated", "local"), action="append", help="only this one")
     options = parser.parse_args()
@@ -33,6 +37,11 @@ def main() -> int:
             print(f"  not met: {', '.join(missed) or 'none'}")
             if not verdict.good:
                 print(verdict.details())
+    with tempfile.TemporaryDirectory(prefix="imageopsd-chaos-") as folder:
+        cuts = anyio.run(partial(power_cuts, Path(folder), cuts=options.cuts, seed=options.seed))
+        good = sum(verdict.good for verdict in cuts)
+        print(f"\npower cuts: {len(cuts)}, recovered whole: {good}")
+        verdicts += [verdict for verdict in cuts if not verdict.good]
     total = {
         "jobs": sum(verdict.jobs for verdict in verdicts),
         "kills": sum(verdict.kills for verdict in verdicts),

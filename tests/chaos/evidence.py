@@ -83,6 +83,7 @@ def examine(
     verdict.operations = len(records)
     _check_jobs(data_dir, ledger.jobs, records, verdict)
     verdict.untrue += ledger.broken
+    verdict.doubled += sorted(ledger.doubled)
     for record in records:
         seen = ledger.seen.get(record.name)
         if seen is not None and seen["status"] == "DONE" and _as_read(record.record) != _as_read(seen):

@@ -33,12 +33,14 @@ class Job:
 
 
 class Ledger:
-    """All jobs, and the records as they were last seen. `broken` collects promises that were seen broken on the way."""
+    """All jobs, and the records as they were last seen. `broken` collects promises that were seen broken on
+    the way, `doubled` images that were made again."""
 
     def __init__(self) -> None:
         self.jobs: list[Job] = []
         self.seen: dict[str, Json] = {}
         self.published: dict[str, int] = {}
+        self.doubled: set[str] = set()
         self.broken: list[str] = []
 
     def see(self, record: Json) -> None:
@@ -60,4 +62,4 @@ class Ledger:
     def see_published(self, image_id: str, inode: int) -> None:
         """An image's disk as it lies among the published ones while the daemon is dead: it is never made again."""
         if self.published.setdefault(image_id, inode) != inode:
-            self.broken.append(f"image {image_id} was published twice")
+            self.doubled.add(f"image {image_id} was published twice")
