@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test check format bench clean
+.PHONY: help demo test check format bench chaos clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -28,6 +28,9 @@ format: .venv/tests ## put the code into its form
 
 bench: .venv/tests ## measure, and print ratios against peers and the machine's own limit
 	$(BIN)/python -m tests.bench
+
+chaos: .venv/tests ## kill the daemon some hundred times under load and count what is lost or doubled
+	$(BIN)/python -m tests.chaos $(ARGS)
 
 clean: ## remove what these commands made
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis daemon/*.egg-info

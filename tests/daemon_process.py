@@ -44,7 +44,7 @@ class Answer(NamedTuple):
 class DaemonProcess:
     """`imageopsd serve` on a data directory. Entering the block starts it and waits until it is ready; leaving ends
     it, whatever happened. In between it can be killed, stopped and started again, each time a new life on the same
-    directory; `settings` (`section.key=value`) and `arguments` may be changed between two lives.
+    directory; `settings` (`section.key=value`), `arguments` and `environment` may be changed between two lives.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class DaemonProcess:
         self.data_dir = data_dir
         self.settings = list(settings)
         self.arguments = list(arguments)
-        self._environment = dict(environment or {})
+        self.environment = dict(environment or {})
         self._process: subprocess.Popen[bytes] | None = None
         self._reader: threading.Thread | None = None
         self._manager: socket.socket | None = None
@@ -96,7 +96,7 @@ class DaemonProcess:
         self._manager.bind(f"\0{name}")
         self._process = subprocess.Popen(
             [*command, *self.arguments],
-            env={**clean_environment(), **self._environment, "NOTIFY_SOCKET": f"@{name}"},
+            env={**clean_environment(), **self.environment, "NOTIFY_SOCKET": f"@{name}"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )
@@ -156,6 +156,15 @@ class DaemonProcess:
         self._reader.join(LIMIT)
         self.hang_up()
         return code
+
+    def ends_within(self, seconds: float) -> bool:
+        """Whether it ends by itself so soon; then how, is `wait`'s answer."""
+        assert self._process is not None
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
 
     def kill(self) -> None:
         """SIGKILL: no code of the daemon runs after this."""

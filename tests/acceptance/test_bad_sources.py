@@ -241,16 +241,6 @@ def test_a_full_disk_is_said_so_publishes_nothing_and_leaves_the_daemon_alive(
         assert daemon.get("/readyz").status == 200
 
 
-def test_an_import_stops_before_it_takes_the_space_that_is_kept_free(small_disk: Path, source: SourceServer) -> None:
-    url = source.put("disk", Served(noise(8 * MIB)))
-    margin = f"backends.local.free_space_margin={10 * MIB}"
-    with DaemonProcess(small_disk / "data", LOOPBACK_SOURCES, margin) as daemon:
-        record = daemon.done(daemon.insert({"name": "disk", "rawDisk": {"source": url}})["name"])
-
-        assert record["httpErrorStatusCode"] == 507
-        assert daemon.staged() == []
-
-
 def test_a_full_disk_starts_no_import_and_says_so_until_there_is_space_again(
     small_disk: Path, source: SourceServer
 ) -> None:

@@ -15,6 +15,7 @@ from typing import Literal, Self, TypeVar
 
 import msgspec
 
+from imageopsd.backends.journal import Journal
 from imageopsd.model.durations import Seconds
 from imageopsd.model.errors import BackendFailure, PermanentFailure, TemporaryFailure
 from imageopsd.model.image import ImageFacts
@@ -85,6 +86,9 @@ class _Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     scripts: tuple[Script, ...] = ()
     """The first that matches is played."""
 
+    journal: str = ""
+    """A file that keeps what was done across restarts, for crash tests; empty: none."""
+
 
 class _Place(msgspec.Struct, frozen=True, array_like=True):
     """The checkpoint: the step to go on with, and how often it has failed already."""
@@ -103,6 +107,7 @@ class SimulatedBackend:
         self._images: OrderedDict[str, ImageFacts] = OrderedDict()
         self._machine_images: OrderedDict[str, MachineImageFacts] = OrderedDict()
         self._effects: OrderedDict[tuple[str, Verb], None] = OrderedDict()
+        self._journal = Journal(Path(options.journal)) if options.journal else None
 
     @property
     def effects(self) -> list[tuple[str, Verb]]:
@@ -110,12 +115,15 @@ class SimulatedBackend:
         return list(self._effects)
 
     async def __aenter__(self) -> Self:
+        if self._journal is not None:
+            self._journal.open()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        pass
+        if self._journal is not None:
+            self._journal.close()
 
     def obstacle(self) -> str | None:
         return None
@@ -123,35 +131,46 @@ class SimulatedBackend:
     async def insert_image(self, task: InsertTask, report: Reporter) -> ImageFacts:
         made = self._images.get(task.operation_id)
         if made is None:
-            await self._take_time("insert", task.image.name, task.checkpoint, report)
+            if self._begin(task.operation_id, "insert", task.image.id):
+                await self._take_time("insert", task.image.name, task.checkpoint, report)
             made = ImageFacts(disk_size_gb=int(task.image.disk_size_gb or 1), archive_size_bytes=0, stored_bytes=0)
             _remember(self._images, task.operation_id, made)
             self._note(task.operation_id, "insert")
         return made
 
     async def patch_image(self, task: PatchTask, report: Reporter) -> None:
-        await _play(self._script("patch", task.after.name) or (), None, report)
+        if self._begin(task.operation_id, "patch", task.after.id):
+            await _play(self._script("patch", task.after.name) or (), None, report)
         self._note(task.operation_id, "patch")
 
     async def delete_image(self, task: DeleteTask, report: Reporter) -> None:
-        await _play(self._script("delete", task.name) or (), None, report)
+        if self._begin(task.operation_id, "delete", task.id):
+            await _play(self._script("delete", task.name) or (), None, report)
         self._note(task.operation_id, "delete")
 
     async def insert_machine_image(self, task: MachineImageTask, report: Reporter) -> MachineImageFacts:
         made = self._machine_images.get(task.operation_id)
         if made is None:
-            await self._take_time("insert-machine-image", task.machine_image.name, None, report)
+            if self._begin(task.operation_id, "insert-machine-image", task.machine_image.id):
+                await self._take_time("insert-machine-image", task.machine_image.name, None, report)
             made = MachineImageFacts(total_storage_bytes=0, properties={"machineType": "simulated"}, stored_bytes=0)
             _remember(self._machine_images, task.operation_id, made)
             self._note(task.operation_id, "insert-machine-image")
         return made
 
     async def delete_machine_image(self, task: DeleteTask, report: Reporter) -> None:
-        await _play(self._script("delete-machine-image", task.name) or (), None, report)
+        if self._begin(task.operation_id, "delete-machine-image", task.id):
+            await _play(self._script("delete-machine-image", task.name) or (), None, report)
         self._note(task.operation_id, "delete-machine-image")
+
+    def _begin(self, operation_id: str, verb: Verb, target: int | None) -> bool:
+        """Whether the effect is still to be made: with a journal, an earlier process may have made it."""
+        return self._journal is None or self._journal.begin(operation_id, verb, target)
 
     def _note(self, operation_id: str, verb: Verb) -> None:
         _remember(self._effects, (operation_id, verb), None)
+        if self._journal is not None:
+            self._journal.end(operation_id, verb)
 
     def _script(self, verb: Verb, name: str | None) -> tuple[Step, ...] | None:
         for script in self._options.scripts:

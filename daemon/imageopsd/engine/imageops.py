@@ -16,9 +16,10 @@ from imageopsd.model.errors import (
     NotRepeatable,
     QuotaExceeded,
     RequestError,
+    StoreUnavailable,
     Unavailable,
 )
-from imageopsd.model.events import Accepted, CancelAsked, Cancelled, Change, Failed
+from imageopsd.model.events import Accepted, CancelAsked, Cancelled, Change, Failed, StoreTroubled
 from imageopsd.model.image import DeprecationState, Image, ImageStatus, labelled, reserved
 from imageopsd.model.lifecycle import apply
 from imageopsd.model.machine_image import MachineImage
@@ -90,6 +91,9 @@ class ImageOps:
             # what refuses it now may have come with its own first time: the name it took, a source gone since
             if request.request_id and (first := await self._first(request)):
                 return first
+            raise
+        except StoreUnavailable as error:
+            self._bus.publish(StoreTroubled("recording a request", error))
             raise
 
     async def _first(self, request: AnyRequest) -> Operation | None:

@@ -90,6 +90,8 @@ class Intake:
                 return
             except Overloaded:  # the queue is made for waiting
                 await self._backlog.eased()
+            except StoreUnavailable:  # which everybody has been told
+                await self._gate.store_well()
 
     async def _bury(self, job: Job, error: RequestError) -> None:
         await self._queue.bury(job.receipt, error.message, self._clock())

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from imageopsd.backends.local.tar import Piece
+from imageopsd.crashpoints import crash_point
 
 GRAIN = 64 * 1024
 """Zeros become holes in units of this many bytes, aligned on the disk."""
@@ -83,7 +84,9 @@ class Disk:
     def finish(self, size: int) -> int:
         """Gives the disk its size and makes it safe against power loss. How many bytes it takes on the device."""
         os.ftruncate(self.fd, size)
+        crash_point("disk.sync.before")
         os.fsync(self.fd)
+        crash_point("disk.sync.after")
         return os.fstat(self.fd).st_blocks * 512
 
     def _write(self, data: bytes, start: int, end: int, shift: int) -> None:

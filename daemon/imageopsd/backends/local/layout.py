@@ -17,6 +17,7 @@ from typing import TypeVar
 
 from imageopsd.backends.local import manifest
 from imageopsd.backends.local.manifest import Manifest
+from imageopsd.crashpoints import crash_point
 from imageopsd.model.errors import PermanentFailure
 
 DISK = "disk.raw"
@@ -77,7 +78,9 @@ class Layout:
         _sync_directory(staged)
         place.parent.mkdir(mode=0o700, exist_ok=True)
         _sync_directory(place.parent.parent)
+        crash_point("publish.rename.before")
         staged.rename(place)
+        crash_point("publish.rename.after")
         self._sync_published(place)
 
     def discard(self, operation_id: str, place: Path) -> None:
@@ -90,18 +93,24 @@ class Layout:
         its space. Also for what a dead process has begun to remove, or has removed."""
         doomed = self._trash / place.name
         if place.exists():
+            crash_point("remove.rename.before")
             place.rename(doomed)
+            crash_point("remove.rename.after")
         if place.parent.exists():
             _sync_directory(place.parent)
             _sync_directory(self._trash)
+        crash_point("remove.delete.before")
         _remove(doomed)
+        crash_point("remove.delete.after")
 
     def rewrite_manifest(self, operation_id: str, place: Path, content: Manifest) -> None:
         """Readers see the old manifest or the new one."""
         staged = self.begin(operation_id)
         try:
             _write_manifest(staged, content)
+            crash_point("rewrite.rename.before")
             (staged / manifest.NAME).replace(place / manifest.NAME)
+            crash_point("rewrite.rename.after")
             _sync_directory(place)
         finally:
             _remove(staged)
@@ -117,13 +126,17 @@ def _write_manifest(directory: Path, content: Manifest) -> None:
     with open(path, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
         file.write(content.encoded())
         file.flush()
+        crash_point("manifest.sync.before")
         os.fsync(file.fileno())
+        crash_point("manifest.sync.after")
 
 
 def _sync_directory(directory: Path) -> None:
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
+        crash_point("directory.sync.before")
         os.fsync(descriptor)
+        crash_point("directory.sync.after")
     finally:
         os.close(descriptor)
 

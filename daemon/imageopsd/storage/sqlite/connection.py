@@ -25,6 +25,7 @@ from typing import Any, Generic, Self, TypeVar
 import aiosqlite
 import anyio
 
+from imageopsd.crashpoints import crash_point
 from imageopsd.model.errors import ImageOpsError, StoreBusy, StoreError, StoreFull, StoreTooNew, StoreUnavailable
 
 T = TypeVar("T")
@@ -78,6 +79,7 @@ class Writer:
     def __init__(self, path: Path, observe: Callable[[float], None] | None = None) -> None:
         self._connection = connect(path)
         self._observe = observe
+        self._name = path.stem
         self._inbox: SimpleQueue[_Work[Any] | None] = SimpleQueue()
         self._loop = asyncio.get_running_loop()
         self._broken: StoreError | None = None
@@ -150,7 +152,9 @@ class Writer:
                     execute("ROLLBACK TO item")
                 execute("RELEASE item")
             transaction.write_tally()
+            crash_point(f"{self._name}.commit.before")
             execute("COMMIT")
+            crash_point(f"{self._name}.commit.after")
         except BaseException as error:  # the thread must outlive everything, and every waiter must hear of it
             failure = self._failed(error)
             for item in batch:
@@ -277,7 +281,9 @@ def _migrate(path: Path, steps: dict[int, str]) -> int:
                 for statement in _statements(steps[number]):
                     connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {newest}")
+            crash_point("migrate.commit.before")
             connection.execute("COMMIT")
+            crash_point("migrate.commit.after")
         except BaseException:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")

@@ -1,0 +1,65 @@
+"""What the daemon's users know: what they asked for, what they were told. The evidence is held against it."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+Json = dict[str, Any]
+
+RANK = {"PENDING": 0, "RUNNING": 1, "DONE": 2}
+
+
+class Door(StrEnum):
+    REST = "rest"
+    QUEUE = "queue"
+
+
+@dataclass
+class Job:
+    """One thing asked for. `operations` are the names that came as answers, to it and to its repeats; it is
+    `acknowledged` once an answer, or a submit's return, has promised it; `refused` is the status of an answer that
+    ended it without an operation. `reuses` says that its request id is another request's on purpose."""
+
+    request_id: str
+    door: Door
+    method: str
+    project: str
+    image: str
+    body: Json = field(default_factory=dict)
+    operations: set[str] = field(default_factory=set)
+    acknowledged: bool = False
+    refused: int | None = None
+    reuses: bool = False
+
+
+class Ledger:
+    """All jobs, and the records as they were last seen. `broken` collects promises that were seen broken on
+    the way, `doubled` images that were made again."""
+
+    def __init__(self) -> None:
+        self.jobs: list[Job] = []
+        self.seen: dict[str, Json] = {}
+        self.published: dict[str, int] = {}
+        self.doubled: set[str] = set()
+        self.broken: list[str] = []
+
+    def see(self, record: Json) -> None:
+        """A record as a reader got it: never behind what a reader got before."""
+        name = record["name"]
+        before = self.seen.get(name)
+        self.seen[name] = record
+        if before is None:
+            return
+        if before["status"] == "DONE" and record != before:
+            self.broken.append(f"changed after DONE: {before} -> {record}")
+        if RANK[record["status"]] < RANK[before["status"]]:
+            self.broken.append(f"{name} went from {before['status']} back to {record['status']}")
+        if record["progress"] < before["progress"]:
+            self.broken.append(f"{name} fell from {before['progress']} to {record['progress']}")
+        if before.get("startTime", record.get("startTime")) != record.get("startTime"):
+            self.broken.append(f"{name} started twice: {before['startTime']}, {record.get('startTime')}")
+
+    def see_published(self, image_id: str, inode: int) -> None:
+        """An image's disk as it lies among the published ones while the daemon is dead: it is never made again."""
+        if self.published.setdefault(image_id, inode) != inode:
+            self.doubled.add(f"image {image_id} was published twice")
