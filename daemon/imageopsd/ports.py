@@ -193,8 +193,8 @@ class Store(Protocol):
     """Set before entering: called, in any thread, with the seconds each commit took."""
 
     quotas: Quotas
-    """Set before entering: the limits that `accept` and `settle` hold. What counts against them is kept in the
-    transaction that changes it: every operation from `accept` until it is DONE however that comes about, every
+    """Set before entering: the limits that `accept` and `settle` hold. With any, what counts against them is kept in
+    the transaction that changes it: every operation from `accept` until it is DONE however that comes about, every
     resource from its reservation until it is forgotten (`model.quota.holding` says how much)."""
 
     async def __aenter__(self) -> Self: ...
@@ -350,8 +350,8 @@ class Store(Protocol):
         """Kept, not counted: costs the same whatever the history."""
 
     async def usage(self, project: str | None, now: datetime) -> list[Usage]:
-        """What a project, or each of all, uses and has reserved as of `now`; a metric without a line is at zero. Kept,
-        not counted, but for inserts: those of a window are few."""
+        """What a project, or each of all, uses and has reserved as of `now`; a metric without a line is at zero. Known
+        only while there are limits. Kept, not counted, but for inserts: those of a window are few."""
 
     async def audit(self) -> list[Correction]:
         """Counts anew what is used and reserved; corrects, and returns, where the ledger said otherwise."""

@@ -1,11 +1,13 @@
 """Quotas where the verbs and the worker meet them: refusals become records, what does not fit is removed again."""
 
 import json
+from collections.abc import AsyncIterator
 from http import HTTPStatus
+from pathlib import Path
 
 import pytest
 from tests.contract.validate import assert_valid
-from tests.engine.conftest import Engine
+from tests.engine.conftest import Clock, Engine, HandBackend
 
 from imageopsd.model.errors import NotFound, TemporaryFailure
 from imageopsd.model.image import ImageFacts
@@ -14,7 +16,19 @@ from imageopsd.model.operation import Operation
 from imageopsd.model.quota import Limit, Metric, Quotas
 from imageopsd.model.requests import InsertMachineImage
 from imageopsd.ports import Claim, DeleteTask, InsertTask, Reporter
+from imageopsd.storage.sqlite.store import SqliteStore
 from imageopsd.wire.compute import encode
+
+
+@pytest.fixture
+async def engine(tmp_path: Path) -> AsyncIterator[Engine]:
+    """One whose store had a limit when it was opened; the tests change which."""
+    backend, store = HandBackend(), SqliteStore(SqliteStore.Options(), tmp_path)
+    store.quotas = Quotas([Limit(project="nobody", metric=Metric.IMAGES, limit=0)])
+    async with store:
+        yield Engine(store, backend, Clock())
+    backend.close()
+
 
 REQUEST_ID = "11111111-2222-3333-4444-555555555555"
 

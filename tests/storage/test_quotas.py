@@ -4,6 +4,7 @@ import asyncio
 import sqlite3
 import tempfile
 from collections import Counter
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, closing
 from datetime import timedelta
 from importlib import resources
@@ -18,6 +19,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 from msgspec.structs import replace
 from tests.storage.records import LEASE, NOW, claim, operation
 
+from imageopsd import plugins
 from imageopsd.model.errors import LeaseLost, QuotaExceeded
 from imageopsd.model.events import Claimed, Failed, Interrupted, Succeeded
 from imageopsd.model.image import Image, ImageFacts, Int64, RawDisk, published, reserved
@@ -35,6 +37,19 @@ from imageopsd.storage.sqlite.store import SqliteStore
 FAILED = Failed((ErrorEntry("X", "x"),), 400)
 IDS = IdSource(node=2)
 DISK = "projects/p/zones/z/disks/d"
+
+
+PLENTY = Quotas([Limit(project="*", metric=metric, limit=10**9) for metric in Metric if metric is not Metric.INSERTS])
+"""With limits so that there is a ledger, but none that refuses anything."""
+
+
+@pytest.fixture
+async def store(database: str, tmp_path: Path) -> AsyncIterator[Store]:
+    kind = plugins.find(plugins.STORES, database)
+    made: Store = kind(kind.Options(), tmp_path)
+    made.quotas = PLENTY
+    async with made:
+        yield made
 
 
 def limited(project: str = "*", **limits: int) -> Quotas:
@@ -304,8 +319,14 @@ async def test_an_insert_that_fails_was_an_insert_but_a_refused_one_was_none(sto
 # ------------------------------------------------------------------------------------- counting it anew
 
 
+def sqlite(folder: Path, quotas: Quotas) -> SqliteStore:
+    store = SqliteStore(SqliteStore.Options(), folder)
+    store.quotas = quotas
+    return store
+
+
 async def test_an_audit_corrects_lines_that_are_wrong_missing_or_too_many(tmp_path: Path) -> None:
-    async with SqliteStore(SqliteStore.Options(), tmp_path) as store:
+    async with sqlite(tmp_path, PLENTY) as store:
         await insert(store, "i", 3)
         right = await ledger(store)
         assert await store.audit() == []
@@ -323,6 +344,25 @@ async def test_an_audit_corrects_lines_that_are_wrong_missing_or_too_many(tmp_pa
             (Usage("p", Metric.IMAGE_GB, 0, 9), Usage("p", Metric.IMAGE_GB, 0, 3)),
         ]
         assert (await ledger(store), await ledger(store, "gone")) == (right, {})
+        assert await store.audit() == []
+
+
+async def test_a_ledger_is_begun_with_the_first_limit_and_ended_with_the_last(tmp_path: Path) -> None:
+    def triggers(tx: Any) -> int:
+        (number,) = tx.execute("SELECT count(*) FROM sqlite_schema WHERE type = 'trigger'").fetchone()
+        return int(number)
+
+    async with sqlite(tmp_path, Quotas()) as store:
+        await insert(store, "i", 3)
+        assert (await store._writer.run(triggers), await ledger(store)) == (0, {})
+    async with sqlite(tmp_path, PLENTY) as store:
+        assert await store._writer.run(triggers) == 5
+        assert (await ledger(store))["IMAGE_GB"] == (0, 3)
+    async with sqlite(tmp_path, Quotas()) as store:
+        assert await store._writer.run(triggers) == 0
+        await insert(store, "j", 4)
+    async with sqlite(tmp_path, PLENTY) as store:
+        assert (await ledger(store))["IMAGE_GB"] == (0, 7)
         assert await store.audit() == []
 
 
@@ -345,7 +385,7 @@ async def test_a_file_from_before_the_ledger_gets_one_that_is_right(tmp_path: Pa
         database.execute("INSERT INTO tasks (operation_id, lane, runnable, not_before) VALUES (4, 'l', 1, 0)")
         database.execute("PRAGMA user_version = 1")
         database.commit()
-    async with SqliteStore(SqliteStore.Options(), tmp_path) as store:
+    async with sqlite(tmp_path, PLENTY) as store:
         assert await ledger(store) == {"IMAGES": (1, 1), "IMAGE_GB": (7, 3), "OPERATIONS": (1, 0)}
         assert await store.audit() == []
 
@@ -376,8 +416,8 @@ class Ledger(RuleBasedStateMachine):
     @initialize()
     def open(self) -> None:
         self._stack = AsyncExitStack()
-        store = SqliteStore(SqliteStore.Options(), Path(self._directory.name))
-        store.quotas = Quotas(Limit(project="*", metric=metric, limit=limit) for metric, limit in LIMITS.items())
+        limits = Quotas(Limit(project="*", metric=metric, limit=limit) for metric, limit in LIMITS.items())
+        store = sqlite(Path(self._directory.name), limits)
         self._store = self._run(self._stack.enter_async_context(store))
         self._number += 1
         self._run(self._store.enter(f"boot-{self._number}", NOW))

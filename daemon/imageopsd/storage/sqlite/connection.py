@@ -278,7 +278,7 @@ def _migrate(path: Path, steps: dict[int, str]) -> int:
             if 0 < version < newest:
                 _back_up(path, version)
             for number in range(version + 1, newest + 1):
-                for statement in _statements(steps[number]):
+                for statement in statements(steps[number]):
                     connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {newest}")
             crash_point("migrate.commit.before")
@@ -296,8 +296,8 @@ def _steps(schema: str) -> dict[int, str]:
     return {int(file.name.split(".")[0]): file.read_text() for file in folder.iterdir() if file.name.endswith(".sql")}
 
 
-def _statements(script: str) -> Iterable[str]:
-    """One statement at a time: `executescript` would commit the transaction it runs in."""
+def statements(script: str) -> Iterable[str]:
+    """Those of a script, one at a time: `executescript` would commit the transaction it runs in."""
     statement = ""
     for line in script.splitlines(keepends=True):
         statement += line

@@ -1,12 +1,29 @@
-"""The quota ledger in `state.db`: what its transactions ask and repair. Triggers keep it (`0003.sql`)."""
+"""The quota ledger in `state.db`: what its transactions ask and repair. Triggers keep it (`ledger.sql`)."""
 
 from datetime import datetime
 from hashlib import sha256
+from importlib import resources
 
 from imageopsd.model.operation import Operation
 from imageopsd.model.quota import WINDOW, Correction, Limit, Metric, Quotas, Usage, metrics_of, refusal, source_of
-from imageopsd.model.resource import Resource
-from imageopsd.storage.sqlite.connection import Readers, Transaction, milliseconds
+from imageopsd.model.resource import IMAGES, Resource
+from imageopsd.storage.sqlite.connection import Readers, Transaction, milliseconds, statements
+
+_TRIGGERS = (resources.files("imageopsd.storage.sqlite") / "ledger.sql").read_text()
+
+
+def prepare(tx: Transaction, *, limited: bool) -> None:
+    """Begins to keep the ledger where there are limits and it was not kept so far, and ends that where there are none:
+    it would cost every operation something for nothing."""
+    triggers = "SELECT name FROM sqlite_schema WHERE type = 'trigger' AND name GLOB 'ledger_*'"
+    kept = [name for (name,) in tx.execute(triggers)]
+    if limited and not kept:
+        for statement in statements(_TRIGGERS):
+            tx.execute(statement)
+        audit(tx)
+    elif not limited:
+        for name in kept:
+            tx.execute(f"DROP TRIGGER {name}")
 
 
 def admit(tx: Transaction, quotas: Quotas, project: str, operation: Operation, reserve: Resource | None) -> None:
@@ -87,19 +104,21 @@ def audit(tx: Transaction) -> list[Correction]:
 
 def _count(tx: Transaction) -> dict[tuple[str, Metric], Usage]:
     """Every line of the ledger as it follows from what it counts; two scans, of an index and of the few tasks."""
-    amounts: dict[tuple[str, Metric], list[int]] = {}
+    counted: dict[tuple[str, Metric], Usage] = {}
 
-    def add(project: str, metric: Metric, reserved: int, amount: int) -> None:
-        amounts.setdefault((project, metric), [0, 0])[reserved] += amount
+    def add(project: str, metric: Metric, everything: int, reserved: int) -> None:
+        before = counted.get((project, metric), Usage(project, metric))
+        used = before.used + everything - reserved
+        counted[project, metric] = Usage(project, metric, used, before.reserved + reserved)
 
-    for project, collection, reserved, number, size_gb, stored_bytes in tx.execute(
-        "SELECT project, collection, reserved, count(*), sum(size_gb), sum(stored_bytes) FROM resources"
-        " GROUP BY project, collection, reserved"
+    for project, collection, number, reserved, size_gb, reserved_gb, stored, reserved_bytes in tx.execute(
+        "SELECT project, collection, count(*), sum(reserved), sum(size_gb), sum(size_gb * reserved),"
+        " sum(stored_bytes), sum(stored_bytes * reserved) FROM resources GROUP BY project, collection"
     ):
-        if collection == "images":
-            add(project, Metric.IMAGES, reserved, number)
-        add(project, Metric.IMAGE_GB, reserved, size_gb)
-        add(project, Metric.STORED_BYTES, reserved, stored_bytes)
+        if collection == IMAGES:
+            add(project, Metric.IMAGES, number, reserved)
+        add(project, Metric.IMAGE_GB, size_gb, reserved_gb)
+        add(project, Metric.STORED_BYTES, stored, reserved_bytes)
     for project, number in tx.execute("SELECT project, count(*) FROM tasks GROUP BY project"):
-        add(project, Metric.OPERATIONS, 0, number)
-    return {(p, metric): Usage(p, metric, used, reserved) for (p, metric), (used, reserved) in amounts.items()}
+        add(project, Metric.OPERATIONS, number, 0)
+    return counted

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -62,6 +63,7 @@ class SqliteStore(Catalogue):
             await anyio.to_thread.run_sync(migrate, self._path, "state")
             self._writer = Writer(self._path, self.observe_commit)
             stack.push_async_callback(self._writer.close)
+            await self._writer.run(partial(ledger.prepare, limited=bool(self.quotas)))
             self._readers = await stack.enter_async_context(Readers(self._path))
             self._opened = stack.pop_all()
         return self
