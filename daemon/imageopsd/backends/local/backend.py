@@ -14,9 +14,10 @@ from threading import Event
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from imageopsd.backends.local.archive import take_in
 from imageopsd.backends.local.clone import Cloner
 from imageopsd.backends.local.disk import Disk
-from imageopsd.backends.local.intake import Content, Intake
+from imageopsd.backends.local.intake import Content
 from imageopsd.backends.local.layout import DISK, Layout
 from imageopsd.backends.local.machines import MachineImages
 from imageopsd.backends.local.manifest import ImageManifest
@@ -25,7 +26,6 @@ from imageopsd.backends.local.pipe import in_thread
 from imageopsd.backends.local.progress import MOVED, Meter
 from imageopsd.backends.local.resources import Resources
 from imageopsd.backends.local.sizes import check_asked_size, disk_size
-from imageopsd.backends.local.sources import open_source
 from imageopsd.backends.local.sources.source import without_secrets
 from imageopsd.model.errors import InvalidRequest, PermanentFailure, TemporaryFailure
 from imageopsd.model.image import GIB, Image, ImageFacts
@@ -108,7 +108,7 @@ class LocalBackend:
         try:
             staged = await in_thread("begin", lambda: self._layout.begin(task.operation_id))
             with Disk(staged / DISK, self._options.free_space_margin) as disk:
-                content = await self._fill(disk, task, report)
+                content = await self._fill(disk, staged, task, report)
                 report.progress(MOVED, "making it safe on disk")
                 size_gb = _warn_of_size(content.disk_size, task.image, report)
                 stored = await in_thread("sync", lambda: disk.finish(size_gb * GIB))
@@ -121,19 +121,18 @@ class LocalBackend:
             )
             manifest = _manifest(task, content.disk_size, facts)
             await in_thread("publish", lambda: self._layout.publish(staged, manifest, place))
-        except BaseException:
+        except BaseException as error:
             # also what was published already: nobody else can have done it under this id, and nobody knows of it yet
-            await in_thread("discard", lambda: self._layout.discard(task.operation_id, place))
+            resume = isinstance(error, TemporaryFailure | asyncio.CancelledError)
+            await in_thread("discard", lambda: self._layout.discard(task.operation_id, place, resume=resume))
             raise
         report.progress(98, "published")
         return facts
 
-    async def _fill(self, disk: Disk, task: InsertTask, report: Reporter) -> Content:
+    async def _fill(self, disk: Disk, staged: Path, task: InsertTask, report: Reporter) -> Content:
         raw = task.image.raw_disk
         if raw is not None and raw.source:
-            async with open_source(raw.source, self._options, self._layout.root) as source:
-                max_size = self._options.max_disk_gb * GIB
-                return await Intake(source, disk, max_size=max_size, sha1=raw.sha1_checksum).run(report)
+            return await take_in(raw, disk, staged.parent, self._options, self._layout.root, report)
         if task.source is not None:
             return await self._copy_image(task.source, disk, report)
         if self._resources.configured:

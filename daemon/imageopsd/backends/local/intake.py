@@ -11,6 +11,7 @@ from imageopsd.backends.local.gunzip import Gunzip, invalid_file
 from imageopsd.backends.local.pipe import Pipe, in_thread, outlast
 from imageopsd.backends.local.progress import Meter
 from imageopsd.backends.local.sources.source import Source
+from imageopsd.backends.local.spool import Spool
 from imageopsd.backends.local.tar import Piece, TarReader
 from imageopsd.model.image import GIB
 from imageopsd.ports import Reporter
@@ -39,9 +40,10 @@ class Intake:
     the tar, writes. hashlib, zlib and pwrite let go of the GIL, so they share the processors; inflating takes longest
     and has nothing else to do."""
 
-    def __init__(self, source: Source, disk: Disk, *, max_size: int, sha1: str | None) -> None:
+    def __init__(self, source: Source, spool: Spool, disk: Disk, *, max_size: int, sha1: str | None) -> None:
         """`max_size` of the disk in bytes; `sha1` in hex of the archive, if it is to be checked."""
         self._source = source
+        self._spool = spool
         self._disk = disk
         self._max_size = max_size
         self._sha1 = sha1
@@ -50,10 +52,11 @@ class Intake:
         self._arriving: Pipe[bytes] = Pipe(IN_FLIGHT)
         self._hashed: Pipe[bytes] = Pipe(IN_FLIGHT)
         self._pieces: Pipe[Sequence[Piece]] = Pipe(IN_FLIGHT)
-        self._meter = Meter("importing", source.length)
+        self._meter = Meter("importing", source.length, kept=source.kept)
 
     async def run(self, report: Reporter) -> Content:
-        """Raises BackendFailure, and OSError from the disk. No thread is left when it ends, however it ends."""
+        """Raises BackendFailure or SourceChanged, and OSError from the disk. No thread is left when it ends, however
+        it ends."""
         self._check_length(self._source.length or 0)
         with self._meter.telling(report):
             # a task of their own, because a TaskGroup too is awake with every turn of the loop in a cancelled scope
@@ -87,6 +90,7 @@ class Intake:
             sha256.update(block)
             if self._sha1 is not None:
                 sha1.update(block)
+            self._spool.keep(block, sha256)
             self._hashed.put(block, len(block))
         if self._sha1 is not None and sha1.hexdigest() != self._sha1.lower():
             raise invalid_file(f"The source has the SHA-1 {sha1.hexdigest()}, expected was {self._sha1.lower()}.")

@@ -2,7 +2,8 @@
 
     images/<project>/<id>/{disk.raw, manifest.json}               only what is whole
     machine-images/<project>/<id>/{disk-<n>.raw, manifest.json}   the same: all disks of a bundle, or none
-    staging/<operation id>/                                       what one operation is making; nobody reads it
+    staging/<operation id>/out/                                   what one operation is making; nobody reads it
+    staging/<operation id>/source.{part,jsonl}                    what it has of its source, for its next try (`spool`)
     trash/<id>/                                                   what is to be deleted
 
 Ids are made by the server and never used again, and a project's name has no slash; what users write never becomes
@@ -17,9 +18,11 @@ from typing import TypeVar
 
 from imageopsd.backends.local import manifest
 from imageopsd.backends.local.manifest import Manifest
+from imageopsd.backends.local.spool import resumable
 from imageopsd.model.errors import PermanentFailure
 
 DISK = "disk.raw"
+OUT = "out"
 
 M = TypeVar("M", bound=Manifest)
 
@@ -37,9 +40,10 @@ class Layout:
             directory.mkdir(mode=0o700, parents=directory is self.root, exist_ok=True)
             if directory.stat().st_dev != self.root.stat().st_dev:
                 raise RuntimeError(f"'{directory}' must be on the same file system as '{self.root}'")
-        for directory in (self._staging, self._trash):
-            for left_over in directory.iterdir():
-                _remove(left_over)
+        for left_over in self._trash.iterdir():
+            _remove(left_over)
+        for left_over in self._staging.iterdir():
+            _remove(left_over / OUT if resumable(left_over) else left_over)
 
     def image(self, project: str, image_id: int) -> Path:
         return self._images / project / str(image_id)
@@ -60,14 +64,14 @@ class Layout:
                 f"The id {place.name} belongs to what another operation has made.",
                 HTTPStatus.CONFLICT,
             )
-        self._sync_published(place)
+        self._sync_published(place, self._staging / operation_id)
         return content
 
     def begin(self, operation_id: str) -> Path:
-        """A fresh directory for what the operation makes."""
-        directory = self._staging / operation_id
+        """A fresh directory for what the operation makes, in its own, where something may lie from an earlier try."""
+        directory = self._staging / operation_id / OUT
         _remove(directory)
-        directory.mkdir(mode=0o700)
+        directory.mkdir(mode=0o700, parents=True)
         return directory
 
     def publish(self, staged: Path, content: Manifest, place: Path) -> None:
@@ -78,11 +82,12 @@ class Layout:
         place.parent.mkdir(mode=0o700, exist_ok=True)
         _sync_directory(place.parent.parent)
         staged.rename(place)
-        self._sync_published(place)
+        self._sync_published(place, staged.parent)
 
-    def discard(self, operation_id: str, place: Path) -> None:
-        """Nothing of the operation remains, also of what it published."""
-        _remove(self._staging / operation_id)
+    def discard(self, operation_id: str, place: Path, *, resume: bool = False) -> None:
+        """Nothing of the operation remains, also of what it published; but for what its next try can `resume`."""
+        directory = self._staging / operation_id
+        _remove(directory / OUT if resume and resumable(directory) else directory)
         self.remove(place)
 
     def remove(self, place: Path) -> None:
@@ -104,12 +109,14 @@ class Layout:
             (staged / manifest.NAME).replace(place / manifest.NAME)
             _sync_directory(place)
         finally:
-            _remove(staged)
+            _remove(staged.parent)
 
-    def _sync_published(self, place: Path) -> None:
-        """Also for what a dead process renamed: it may not have come so far."""
+    def _sync_published(self, place: Path, staging: Path) -> None:
+        """Also for what a dead process renamed: it may not have come so far. What is left in `staging` goes."""
         _sync_directory(place.parent)
-        _sync_directory(self._staging)
+        if staging.exists():
+            _sync_directory(staging)
+            _remove(staging)
 
 
 def _write_manifest(directory: Path, content: Manifest) -> None:

@@ -40,6 +40,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     rate_window: Seconds = Seconds(300)
     """How long a server may be slower than `min_rate`; only waiting for it counts."""
 
+    resume_rate: int = 256 * 1024**2
+    """Bytes per second. What an HTTP source delivered is kept, until the image is made, for a later try to go on from;
+    of a faster one than this only the first 128 MiB. 0: nothing is kept."""
+
     total_timeout: Seconds = Seconds(6 * 3600)
     """How long the making of one image may take."""
 
