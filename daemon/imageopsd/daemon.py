@@ -23,6 +23,7 @@ from imageopsd.api.status import StatusApi
 from imageopsd.config import Settings
 from imageopsd.config.settings import split_address
 from imageopsd.engine.bus import EventBus
+from imageopsd.engine.housekeeping import Housekeeping
 from imageopsd.engine.imageops import ImageOps
 from imageopsd.engine.intake import Intake
 from imageopsd.engine.upkeep import Upkeep
@@ -32,7 +33,7 @@ from imageopsd.model.events import Change, Failed, Happening, Succeeded
 from imageopsd.model.names import IdSource
 from imageopsd.model.retry import RetryPolicy
 from imageopsd.model.time import Time
-from imageopsd.ports import Backend, JobQueue, Store
+from imageopsd.ports import Backend, Inventory, JobQueue, Keeper, Store
 from imageopsd.telemetry import logs
 from imageopsd.telemetry.board import Board
 from imageopsd.telemetry.logs import log
@@ -141,6 +142,8 @@ class Daemon:
         # Each group is cancelled or left before the one around it: a scope's end reaches all that is inside it.
         async with anyio.create_task_group() as leases:
             leases.start_soon(upkeep.run)
+            if isinstance(store, Inventory) and isinstance(backend, Keeper):
+                leases.start_soon(Housekeeping(store, backend, self._bus).run)
             async with anyio.create_task_group() as working:
                 working.start_soon(worker.run)
                 async with anyio.create_task_group() as taking:

@@ -116,5 +116,12 @@ class StoreTroubled(msgspec.Struct, frozen=True):
     error: Exception
 
 
-Happening = Change | JobBuried | BytesReceived | LeaseWasLost | BackendCrashed | JobCrashed | StoreTroubled
+class LeftBehind(msgspec.Struct, frozen=True):
+    """Records and bytes did not fit each other: what that is, or what became of it, and which."""
+
+    what: str
+    which: str
+
+
+Happening = Change | JobBuried | BytesReceived | LeaseWasLost | BackendCrashed | JobCrashed | StoreTroubled | LeftBehind
 """All that the engine publishes."""

@@ -20,6 +20,7 @@ from imageopsd.model.events import (
     JobBuried,
     JobCrashed,
     LeaseWasLost,
+    LeftBehind,
     Postponed,
     Progressed,
     StoreTroubled,
@@ -101,6 +102,8 @@ def hear(happening: Happening) -> None:
             log.error("job crashed the reader", job_id=job_id, exc_info=error)
         case StoreTroubled(doing=doing, error=error):
             log.error("store unavailable", doing=doing, error=str(error))
+        case LeftBehind(what=what, which=which):
+            log.warning(what, which=which)
 
 
 def _changed(change: Change) -> None:

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from imageopsd.backends.local.blocks import BlockTable
 from imageopsd.backends.local.disk import Disk
-from imageopsd.backends.local.intake import Content, Intake
+from imageopsd.backends.local.intake import Intake, Taken
 from imageopsd.backends.local.options import Options
 from imageopsd.backends.local.sources import open_source
 from imageopsd.backends.local.sources.source import SourceChanged, unavailable, without_secrets
@@ -17,16 +18,17 @@ from imageopsd.ports import Reporter
 
 
 async def take_in(
-    raw: RawDisk, disk: Disk, directory: Path, options: Options, data_dir: Path, report: Reporter
-) -> Content:
-    """Fills `disk` from the archive that `raw` names; `directory` is the operation's own. Raises BackendFailure, and
-    OSError from the data directory."""
+    raw: RawDisk, disk: Disk, table: BlockTable, directory: Path, options: Options, data_dir: Path, report: Reporter
+) -> Taken:
+    """Fills `disk`, and its `table`, from the archive that `raw` names; `directory` is the operation's own. Raises
+    BackendFailure, and OSError from the data directory."""
     url = raw.source or ""
     with _spool(directory, options) as spool:
 
-        async def fill() -> Content:
+        async def fill() -> Taken:
             async with open_source(url, options, data_dir, spool) as source:
-                intake = Intake(source, spool, disk, max_size=options.max_disk_gb * GIB, sha1=raw.sha1_checksum)
+                max_size = options.max_disk_gb * GIB
+                intake = Intake(source, spool, disk, table, max_size=max_size, sha1=raw.sha1_checksum)
                 return await intake.run(report)
 
         try:
@@ -39,6 +41,7 @@ async def take_in(
             report.warn(_read_again(url, DAMAGED))
         spool.forget()
         disk.restart()
+        table.restart()
         try:
             return await fill()
         except SourceChanged as change:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from imageopsd.backends.local.blocks import BlockTable
 from imageopsd.backends.local.disk import Disk
 from imageopsd.backends.local.gunzip import Gunzip, invalid_file
 from imageopsd.backends.local.pipe import Pipe, in_thread, outlast
@@ -27,7 +28,7 @@ def largest_archive(max_size: int) -> int:
     return max_size + max_size // 64 + 64 * 1024**2
 
 
-class Content(msgspec.Struct, frozen=True):
+class Taken(msgspec.Struct, frozen=True):
     """What was taken in: the disk's size and the archive's, in bytes, and the archive's SHA-256 in hex."""
 
     disk_size: int
@@ -40,11 +41,14 @@ class Intake:
     the tar, writes. hashlib, zlib and pwrite let go of the GIL, so they share the processors; inflating takes longest
     and has nothing else to do."""
 
-    def __init__(self, source: Source, spool: Spool, disk: Disk, *, max_size: int, sha1: str | None) -> None:
+    def __init__(
+        self, source: Source, spool: Spool, disk: Disk, table: BlockTable, *, max_size: int, sha1: str | None
+    ) -> None:
         """`max_size` of the disk in bytes; `sha1` in hex of the archive, if it is to be checked."""
         self._source = source
         self._spool = spool
         self._disk = disk
+        self._table = table
         self._max_size = max_size
         self._sha1 = sha1
         self._gunzip = Gunzip(source.content_type)
@@ -54,7 +58,7 @@ class Intake:
         self._pieces: Pipe[Sequence[Piece]] = Pipe(IN_FLIGHT)
         self._meter = Meter("importing", source.length, kept=source.kept)
 
-    async def run(self, report: Reporter) -> Content:
+    async def run(self, report: Reporter) -> Taken:
         """Raises BackendFailure or SourceChanged, and OSError from the disk. No thread is left when it ends, however
         it ends."""
         self._check_length(self._source.length or 0)
@@ -63,7 +67,7 @@ class Intake:
             stages = asyncio.create_task(self._run_stages())
             return await outlast(stages, stages.cancel)
 
-    async def _run_stages(self) -> Content:
+    async def _run_stages(self) -> Taken:
         try:
             async with asyncio.TaskGroup() as stages:
                 stages.create_task(self._source.pour(self._arriving))
@@ -73,7 +77,7 @@ class Intake:
         except BaseExceptionGroup as failures:
             # the first to fail is why the others were cancelled
             raise failures.exceptions[0] from None
-        return Content(disk_size=disk_size.result(), archive_size=self._meter.read, sha256=sha256.result())
+        return Taken(disk_size=disk_size.result(), archive_size=self._meter.read, sha256=sha256.result())
 
     def _check_length(self, length: int) -> None:
         limit = largest_archive(self._max_size)
@@ -120,6 +124,7 @@ class Intake:
         for pieces in self._pieces:
             for piece in pieces:
                 self._disk.fill(piece)
+                self._table.feed(piece)
 
     def _stop(self) -> None:
         for pipe in (self._arriving, self._hashed, self._pieces):

@@ -12,9 +12,12 @@ a path. All methods block: call them in a thread.
 
 import os
 import shutil
+from collections.abc import Iterator
 from http import HTTPStatus
 from pathlib import Path
+from threading import Event
 from typing import TypeVar
+from uuid import uuid4
 
 from imageopsd.backends.local import manifest
 from imageopsd.backends.local.manifest import Manifest
@@ -40,10 +43,32 @@ class Layout:
             directory.mkdir(mode=0o700, parents=directory is self.root, exist_ok=True)
             if directory.stat().st_dev != self.root.stat().st_dev:
                 raise RuntimeError(f"'{directory}' must be on the same file system as '{self.root}'")
-        for left_over in self._trash.iterdir():
-            _remove(left_over)
         for left_over in self._staging.iterdir():
-            _remove(left_over / OUT if resumable(left_over) else left_over)
+            self._throw_away(left_over / OUT if resumable(left_over) else left_over)
+
+    def empty_trash(self, stop: Event) -> None:
+        """Frees the space of what was thrown away, until `stop` is set; a file system takes its time for large
+        files."""
+        for left_over in self._trash.iterdir():
+            if stop.is_set():
+                return
+            _remove(left_over)
+
+    def places(self) -> Iterator[tuple[str, Path]]:
+        """All that is published, with its project."""
+        for root in (self._images, self._machine_images):
+            for project in root.iterdir() if root.is_dir() else ():
+                for place in project.iterdir():
+                    if place.name.isdecimal():
+                        yield project.name, place
+
+    def staged(self) -> set[str]:
+        """The ids of operations that have something half done."""
+        return {path.name for path in self._staging.iterdir()}
+
+    def clear(self, operation_id: str) -> None:
+        """Nothing half done of the operation remains."""
+        _remove(self._staging / operation_id)
 
     def image(self, project: str, image_id: int) -> Path:
         return self._images / project / str(image_id)
@@ -111,6 +136,11 @@ class Layout:
         finally:
             _remove(staged.parent)
 
+    def _throw_away(self, path: Path) -> None:
+        """At once, whatever its size; `empty_trash` has the work."""
+        if path.exists():
+            path.rename(self._trash / uuid4().hex)
+
     def _sync_published(self, place: Path, staging: Path) -> None:
         """Also for what a dead process renamed: it may not have come so far. What is left in `staging` goes."""
         _sync_directory(place.parent)
@@ -138,6 +168,12 @@ def _sync_directory(directory: Path) -> None:
 def _remove(path: Path) -> None:
     """Whatever it is, if it is there."""
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
+        shutil.rmtree(path, onerror=_unless_gone)
     else:
         path.unlink(missing_ok=True)
+
+
+def _unless_gone(_function: object, _path: object, error: tuple[type[BaseException], BaseException, object]) -> None:
+    """Somebody else may be removing the same."""
+    if not isinstance(error[1], FileNotFoundError):
+        raise error[1]
