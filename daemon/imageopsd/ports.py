@@ -318,9 +318,9 @@ class Backend(Protocol):
     processes left half done.
 
     A failure is one of `model.errors.BackendFailure`: TemporaryFailure where the same task may succeed later,
-    PermanentFailure or QuotaExceeded where not. Backends neither retry nor know of leases. Cancellation may come
-    at any await; then the call leaves nothing that its next try could trip over. After a crash the same task comes
-    again: an effect that already happened is found, not made twice.
+    PermanentFailure or QuotaExceeded where not; or NotYet, before anything was done, where others come first. Backends
+    neither retry nor know of leases. Cancellation may come at any await; then the call leaves nothing that its next try
+    could trip over. After a crash the same task comes again: an effect that already happened is found, not made twice.
     """
 
     async def __aenter__(self) -> Self: ...

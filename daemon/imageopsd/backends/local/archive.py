@@ -12,7 +12,7 @@ from imageopsd.backends.local.sources import open_source
 from imageopsd.backends.local.sources.source import SourceChanged, unavailable, without_secrets
 from imageopsd.backends.local.spool import DAMAGED, Spool
 from imageopsd.model.errors import PermanentFailure
-from imageopsd.model.image import GIB, RawDisk
+from imageopsd.model.image import RawDisk
 from imageopsd.model.operation import OperationWarning
 from imageopsd.ports import Reporter
 
@@ -27,8 +27,7 @@ async def take_in(
 
         async def fill() -> Taken:
             async with open_source(url, options, data_dir, spool) as source:
-                max_size = options.max_disk_gb * GIB
-                intake = Intake(source, spool, disk, table, max_size=max_size, sha1=raw.sha1_checksum)
+                intake = Intake(source, spool, disk, table, options=options, sha1=raw.sha1_checksum)
                 return await intake.run(report)
 
         try:

@@ -13,6 +13,7 @@ from pathlib import Path
 from threading import Event
 from types import TracebackType
 from typing import Any, Self, TypeVar
+from urllib.parse import urlsplit
 
 from imageopsd.backends.local.archive import take_in
 from imageopsd.backends.local.blocks import SUFFIX, BlockTable, Content
@@ -29,7 +30,8 @@ from imageopsd.backends.local.progress import MOVED, Meter
 from imageopsd.backends.local.resources import Resources
 from imageopsd.backends.local.sizes import check_asked_size, disk_size
 from imageopsd.backends.local.sources.source import without_secrets
-from imageopsd.model.errors import InvalidRequest, PermanentFailure, TemporaryFailure
+from imageopsd.backends.local.turns import Turns
+from imageopsd.model.errors import InvalidRequest, NotYet, PermanentFailure, TemporaryFailure
 from imageopsd.model.image import GIB, Image, ImageFacts, published
 from imageopsd.model.machine_image import MachineImageFacts, MachineImageTask
 from imageopsd.model.names import image_path, parse_image_reference
@@ -48,6 +50,7 @@ class LocalBackend(Keeping):
         self._options = options
         self._layout = Layout(data_dir)
         self._cloner = Cloner()
+        self._turns = Turns(options.max_imports_per_project, options.max_imports_per_server)
         self._resources = Resources(options)
         self._machine_images = MachineImages(options, self._layout, self._resources, self._cloner)
 
@@ -131,7 +134,7 @@ class LocalBackend(Keeping):
             await in_thread("publish", lambda: self._layout.publish(staged, manifest, place))
         except BaseException as error:
             # also what was published already: nobody else can have done it under this id, and nobody knows of it yet
-            resume = isinstance(error, TemporaryFailure | asyncio.CancelledError)
+            resume = isinstance(error, TemporaryFailure | NotYet | asyncio.CancelledError)
             await in_thread("discard", lambda: self._layout.discard(task.operation_id, place, resume=resume))
             raise
         report.progress(98, "published")
@@ -140,7 +143,8 @@ class LocalBackend(Keeping):
     async def _fill(self, disk: Disk, table: BlockTable, staged: Path, task: InsertTask, report: Reporter) -> Taken:
         raw = task.image.raw_disk
         if raw is not None and raw.source:
-            return await take_in(raw, disk, table, staged.parent, self._options, self._layout.root, report)
+            with self._turns.take(task.project, urlsplit(raw.source).hostname):
+                return await take_in(raw, disk, table, staged.parent, self._options, self._layout.root, report)
         if task.source is not None:
             return await self._copy_image(task.source, disk, table, report)
         if self._resources.configured:
@@ -171,8 +175,11 @@ class LocalBackend(Keeping):
     ) -> Taken:
         with ExitStack() as files:
             source = await in_thread("open", lambda: files.enter_context(self._resources.disk(reference)))
+            if not force:
+                source.check_unused()
             await self._copy(source.descriptor, disk, report)
             if not force:
+                source.check_unused()
                 source.check_unchanged()
             await self._digest(disk, table, report)
             return Taken(source.size, archive_size=None, sha256=None)

@@ -9,8 +9,10 @@ import msgspec
 from imageopsd.backends.local.blocks import BlockTable
 from imageopsd.backends.local.disk import Disk
 from imageopsd.backends.local.gunzip import Gunzip, invalid_file
+from imageopsd.backends.local.options import Options
 from imageopsd.backends.local.pipe import Pipe, in_thread, outlast
 from imageopsd.backends.local.progress import Meter
+from imageopsd.backends.local.sizes import check_whole
 from imageopsd.backends.local.sources.source import Source
 from imageopsd.backends.local.spool import Spool
 from imageopsd.backends.local.tar import Piece, TarReader
@@ -42,17 +44,17 @@ class Intake:
     and has nothing else to do."""
 
     def __init__(
-        self, source: Source, spool: Spool, disk: Disk, table: BlockTable, *, max_size: int, sha1: str | None
+        self, source: Source, spool: Spool, disk: Disk, table: BlockTable, *, options: Options, sha1: str | None
     ) -> None:
-        """`max_size` of the disk in bytes; `sha1` in hex of the archive, if it is to be checked."""
+        """`sha1` is that of the archive in hex, if it is to be checked."""
         self._source = source
         self._spool = spool
         self._disk = disk
         self._table = table
-        self._max_size = max_size
+        self._max_size = options.max_disk_gb * GIB
         self._sha1 = sha1
         self._gunzip = Gunzip(source.content_type)
-        self._tar = TarReader(max_size)
+        self._tar = TarReader(self._max_size, check_whole if options.strict_sizes else lambda size: None)
         self._arriving: Pipe[bytes] = Pipe(IN_FLIGHT)
         self._hashed: Pipe[bytes] = Pipe(IN_FLIGHT)
         self._pieces: Pipe[Sequence[Piece]] = Pipe(IN_FLIGHT)
