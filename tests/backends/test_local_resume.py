@@ -252,7 +252,7 @@ async def test_a_part_that_was_damaged_on_disk_is_not_used(tmp_path: Path, data:
             await take(data, url)
         [part] = data.glob(f"staging/*/{PART}")
         with part.open("r+b") as file:
-            file.seek(MIB)
+            file.seek(MIB // 2)
             file.write(b"\0" * 100)
         notes = Notes()
         await take(data, url, notes)

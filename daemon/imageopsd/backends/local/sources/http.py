@@ -24,7 +24,7 @@ from imageopsd.backends.local.sources.source import (
     without_secrets,
 )
 from imageopsd.backends.local.spool import Head, Spool
-from imageopsd.model.errors import BackendFailure, PermanentFailure
+from imageopsd.model.errors import BackendFailure, PermanentFailure, TemporaryFailure
 
 MAX_REDIRECTS = 5
 READ_BUFFER = 1024**2
@@ -79,6 +79,15 @@ class HttpSource:
     async def pour(self, pipe: Pipe[bytes]) -> None:
         if self.kept:
             await in_thread("replay", lambda: self._spool.replay(pipe), pipe.break_off)
+        try:
+            await self._pour_answers(pipe)
+        except TemporaryFailure:
+            await pipe.drained()  # what came is kept for the next try, once the stages have seen it
+            raise
+        pipe.close()
+
+    async def _pour_answers(self, pipe: Pipe[bytes]) -> None:
+        """As many as it takes."""
         fruitless = 0
         while self._response is not None or await self._continue():
             began = self._offset
@@ -89,7 +98,6 @@ class HttpSource:
             if self._version is None or fruitless > MAX_FRUITLESS:
                 raise unavailable(self._url, reason or _CUT)
             await asyncio.sleep(PAUSE * fruitless)
-        pipe.close()
 
     async def _pour_answer(self, pipe: Pipe[bytes]) -> str | None:
         """All that one connection delivers; why it ended before its time, if it did."""
