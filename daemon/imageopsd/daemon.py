@@ -25,6 +25,7 @@ from imageopsd.engine.backlog import Backlog
 from imageopsd.engine.bus import EventBus
 from imageopsd.engine.deadlines import Deadlines
 from imageopsd.engine.gate import Gate
+from imageopsd.engine.housekeeping import Housekeeping
 from imageopsd.engine.imageops import ImageOps
 from imageopsd.engine.intake import Intake
 from imageopsd.engine.retention import Retention
@@ -37,7 +38,7 @@ from imageopsd.model.names import IdSource
 from imageopsd.model.quota import Quotas
 from imageopsd.model.retry import RetryPolicy
 from imageopsd.model.time import Time
-from imageopsd.ports import Backend, JobQueue, Store
+from imageopsd.ports import Backend, Inventory, JobQueue, Keeper, Store
 from imageopsd.telemetry import logs
 from imageopsd.telemetry.board import Board
 from imageopsd.telemetry.logs import log
@@ -198,6 +199,8 @@ class Daemon:
             leases.start_soon(upkeep.run)
             leases.start_soon(gate.heal, store)
             leases.start_soon(Deadlines(store, ops, self._bus, clock, gate).run)
+            if isinstance(store, Inventory) and isinstance(backend, Keeper):
+                leases.start_soon(Housekeeping(store, backend, self._bus).run)
             async with anyio.create_task_group() as working:
                 working.start_soon(worker.run)
                 async with anyio.create_task_group() as taking:

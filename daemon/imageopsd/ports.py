@@ -4,10 +4,10 @@ Promises only. What an implementation must know stands here; how it does it is i
 `tests/storage` and `tests/backends` check every implementation against these words.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import datetime
 from types import TracebackType
-from typing import Generic, Protocol, Self, TypeVar
+from typing import BinaryIO, Generic, Protocol, Self, TypeVar, runtime_checkable
 
 import msgspec
 
@@ -414,9 +414,9 @@ class Backend(Protocol):
     processes left half done.
 
     A failure is one of `model.errors.BackendFailure`: TemporaryFailure where the same task may succeed later,
-    PermanentFailure or QuotaExceeded where not. Backends neither retry nor know of leases. Cancellation may come
-    at any await; then the call leaves nothing that its next try could trip over. After a crash the same task comes
-    again: an effect that already happened is found, not made twice.
+    PermanentFailure or QuotaExceeded where not; or NotYet, before anything was done, where others come first. Backends
+    neither retry nor know of leases. Cancellation may come at any await; then the call leaves nothing that its next try
+    could trip over. After a crash the same task comes again: an effect that already happened is found, not made twice.
     """
 
     async def __aenter__(self) -> Self: ...
@@ -444,3 +444,70 @@ class Backend(Protocol):
 
     async def delete_machine_image(self, task: DeleteTask, report: Reporter) -> None:
         """Removes the machine image and its bytes; one that is not there is removed already."""
+
+
+# ----------------------------------------------------------------------------- what lies on this host
+
+
+@runtime_checkable
+class Inventory(Protocol):
+    """What a store tells, and takes, of the catalogue as a whole; for the housekeeping of a `Keeper`."""
+
+    async def unfinished(self) -> set[str]:
+        """The ids of the operations that are not DONE."""
+
+    async def ended(self, operations: Iterable[str]) -> set[str]:
+        """Those of these ids that are recorded and DONE."""
+
+    async def resources(self, after: int, limit: int) -> list[tuple[str, Resource]]:
+        """All resources with their projects in the order of their ids, from behind id `after`."""
+
+    async def lose(self, resource_id: int) -> bool:
+        """The bytes of this resource are gone: if it is READY it is shown as FAILED, or INVALID, from now on. Whether
+        it was."""
+
+    async def restore(self, project: str, resource: Resource) -> bool:
+        """Takes a resource into the catalogue whose bytes are there. Whether it was missing. Raises AlreadyExists if
+        another one has its name."""
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """A resource whose bytes are on this host, as what lies beside them says; `operation` made it. `resource` is `None`
+    where nothing legible does, and `place` is for texts."""
+
+    place: str
+    project: str
+    id: int
+    operation: str | None = None
+    resource: Resource | None = None
+
+
+@runtime_checkable
+class Keeper(Protocol):
+    """What a backend promises besides when its images are bytes on this host. But for `forget`, methods block; call
+    them in a thread. They need no entered backend: commands call them beside a running daemon. Raises OSError."""
+
+    def kept(self) -> Iterator[Kept]:
+        """All there is."""
+
+    def keeps(self, project: str, resource: Resource) -> bool:
+        """Whether the bytes of a resource are there."""
+
+    def damage(self, kept: Kept) -> Iterator[str]:
+        """What of its content is not as it was when it was made, a sentence each."""
+
+    def export(self, kept: Kept, target: BinaryIO, *, packed: bool) -> None:
+        """Writes an image's disk, raw or `packed` as images are imported; holes stay holes where `target` can have
+        them."""
+
+    def discard(self, kept: Kept) -> None:
+        """Its operation has ended without it: it goes."""
+
+    def staged(self) -> set[str]:
+        """The ids of the operations of which something half done is there."""
+
+    def sweep(self, dead: Collection[str]) -> None:
+        """Removes what these operations, which have ended, left half done, and what was to be deleted long ago."""
+
+    async def forget(self, operation_id: str) -> None:
+        """The operation has ended: what was kept for another try goes."""

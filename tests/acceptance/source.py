@@ -31,20 +31,32 @@ class Gate:
 
 
 class Served(NamedTuple):
-    """One answer. `length` is the Content-Length that is promised, if it is not that of the body."""
+    """One answer. `length` is the Content-Length that is promised, if it is not that of the body. One with an `etag`
+    gives ranges of the body, too."""
 
     body: bytes
     status: int = 200
     content_type: str = "application/gzip"
     length: int | None = None
     gate: Gate | None = None
+    etag: str | None = None
+
+    def part(self, wanted: str | None, version: str | None) -> tuple["Served", str | None]:
+        """The answer to a Range and its If-Range, and its Content-Range."""
+        if self.etag is None or wanted is None or version != self.etag:
+            return self, None
+        begin = int(wanted.removeprefix("bytes=").removesuffix("-"))
+        part = f"bytes {begin}-{len(self.body) - 1}/{len(self.body)}"
+        return self._replace(body=self.body[begin:], status=206), part
 
 
 class SourceServer:
-    """Serves what `put` gave it; `requests` are the paths that were asked for."""
+    """Serves what `put` gave it; `requests` are the paths that were asked for, `promised` the lengths of the bodies
+    that were to be sent."""
 
     def __init__(self) -> None:
         self.requests: list[str] = []
+        self.promised: list[int] = []
         self._served: dict[str, list[Served]] = {}
         self._gates: list[Gate] = []
         self._server = _Server(("127.0.0.1", 0), _handler(self))
@@ -86,10 +98,16 @@ def _handler(source: SourceServer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             served = source.answer(urlsplit(self.path).path)
+            served, part = served.part(self.headers["Range"], self.headers["If-Range"])
+            source.promised.append(len(served.body))
             with suppress(ConnectionError):  # a daemon that was killed takes no more
                 self.send_response(served.status)
                 self.send_header("Content-Type", served.content_type)
                 self.send_header("Content-Length", str(served.length or len(served.body)))
+                if served.etag is not None:
+                    self.send_header("ETag", served.etag)
+                if part is not None:
+                    self.send_header("Content-Range", part)
                 self.end_headers()
                 after = len(served.body) if served.gate is None else served.gate.after
                 self.wfile.write(served.body[:after])

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from tests.backends import archives
 from tests.backends.archives import END, GIB, MIB, data_extents, header, member, packed, same_bytes
@@ -17,6 +18,7 @@ from tests.backends.contract import PROJECT, BackendContract, Notes, failed, ins
 from imageopsd.backends.local import LocalBackend
 from imageopsd.model.errors import PermanentFailure
 from imageopsd.model.image import DeprecationState, DeprecationStatus, Int64, RawDisk
+from imageopsd.model.names import image_link
 from imageopsd.ports import InsertTask
 
 
@@ -30,6 +32,13 @@ def image_dir(data: Path, number: int = 7) -> Path:
 
 def nothing_remains(data: Path) -> bool:
     return [*data.glob("images/*/*"), *data.glob("staging/*"), *data.glob("trash/*")] == []
+
+
+async def empty(directory: Path) -> None:
+    """Waits for what is done in the background."""
+    with anyio.fail_after(60):
+        while any(directory.iterdir()):
+            await anyio.sleep(0.01)
 
 
 @pytest.fixture
@@ -107,6 +116,7 @@ async def test_an_archive_in_several_gzip_members_is_one_archive(
 async def test_the_manifest_tells_what_the_image_is(backend: LocalBackend, data: Path, tmp_path: Path) -> None:
     archive = archives.small(tmp_path / "a.tar.gz")
     facts = await backend.insert_image(import_task(archive, description="First."), Notes())
+    table = image_dir(data) / "disk.raw.blocks"
     assert json.loads((image_dir(data) / "manifest.json").read_text()) == {
         "operation": "7",
         "project": PROJECT,
@@ -115,6 +125,7 @@ async def test_the_manifest_tells_what_the_image_is(backend: LocalBackend, data:
         "created": "2026-01-02T03:04:05.000+00:00",
         "source": archive.as_uri(),
         "contentBytes": GIB,
+        "content": {"file": table.name, "blocks": 2, "sha256": hashlib.sha256(table.read_bytes()).hexdigest()},
         "facts": {
             "diskSizeGb": 1,
             "archiveSizeBytes": archive.stat().st_size,
@@ -122,6 +133,18 @@ async def test_the_manifest_tells_what_the_image_is(backend: LocalBackend, data:
             "sha256": facts.sha256,
         },
         "description": "First.",
+        "resource": {
+            "kind": "compute#image",
+            "id": "7",
+            "name": "img",
+            "description": "First.",
+            "status": "READY",
+            "creationTimestamp": "2026-01-02T03:04:05.000+00:00",
+            "selfLink": image_link(PROJECT, "img"),
+            "rawDisk": {"source": archive.as_uri()},
+            "diskSizeGb": "1",
+            "archiveSizeBytes": str(archive.stat().st_size),
+        },
     }
 
 
@@ -418,8 +441,9 @@ async def test_starting_clears_staging_and_trash_and_keeps_images(
         (data / left_over).parent.mkdir()
         (data / left_over).write_bytes(b"half")
     async with LocalBackend(LocalBackend.Options(), data):
-        assert [*data.glob("staging/*"), *data.glob("trash/*")] == []
+        assert [*data.glob("staging/*")] == []
         assert image_dir(data).is_dir()
+        await empty(data / "trash")
 
 
 class CancelWhen(Notes):
@@ -465,8 +489,12 @@ async def test_a_patch_changes_three_things_in_the_manifest(backend: LocalBacken
     status = DeprecationStatus(state=DeprecationState.OBSOLETE)
     await backend.patch_image(patch_task(task, family="new", description=None, deprecated=status), Notes())
     after = json.loads((image_dir(data) / "manifest.json").read_text())
-    del before["description"]
-    assert after == before | {"family": "new", "deprecated": {"state": "OBSOLETE"}}
+    for shown in (before, before["resource"]):
+        del shown["description"]
+        shown |= {"family": "new", "deprecated": {"state": "OBSOLETE"}}
+    # the task's image is the catalogue's, which has these from the facts
+    del before["resource"]["status"], before["resource"]["diskSizeGb"], before["resource"]["archiveSizeBytes"]
+    assert after == before
 
 
 async def test_a_patch_of_an_image_that_is_gone_is_not_found(backend: LocalBackend, data: Path) -> None:

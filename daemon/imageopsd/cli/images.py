@@ -5,6 +5,7 @@ import click
 from imageopsd.cli.client import Client
 from imageopsd.cli.options import connected, output_format
 from imageopsd.cli.show import show, show_one
+from imageopsd.cli.stored import export, rebuild, verify
 
 COLUMNS = {
     "NAME": "name",
@@ -20,6 +21,10 @@ COLUMNS = {
 @click.group()
 def images() -> None:
     """Look at images."""
+
+
+for _command in (export, rebuild, verify):
+    images.add_command(_command)
 
 
 def _in_a_project(client: Client) -> Client:

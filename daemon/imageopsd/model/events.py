@@ -173,6 +173,13 @@ class CancelAsked(msgspec.Struct, frozen=True):
     cancelled: Cancelled
 
 
+class LeftBehind(msgspec.Struct, frozen=True):
+    """Records and bytes did not fit each other: what that is, or what became of it, and which."""
+
+    what: str
+    which: str
+
+
 Happening = (
     Change
     | JobBuried
@@ -183,5 +190,6 @@ Happening = (
     | StoreTroubled
     | ObstacleTurned
     | CancelAsked
+    | LeftBehind
 )
 """All that the engine publishes."""

@@ -21,6 +21,7 @@ from imageopsd.model.events import (
     JobBuried,
     JobCrashed,
     LeaseWasLost,
+    LeftBehind,
     ObstacleTurned,
     Postponed,
     Progressed,
@@ -107,6 +108,8 @@ def hear(happening: Happening) -> None:
             log.warning("no operation is started", obstacle=obstacle, reason=reason)
         case StoreTroubled(doing=doing, error=error):
             log.error("store unavailable", doing=doing, error=str(error))
+        case LeftBehind(what=what, which=which):
+            log.warning(what, which=which)
 
 
 def _changed(change: Change) -> None:

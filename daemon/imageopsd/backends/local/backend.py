@@ -13,10 +13,14 @@ from pathlib import Path
 from threading import Event
 from types import TracebackType
 from typing import Any, Self, TypeVar
+from urllib.parse import urlsplit
 
+from imageopsd.backends.local.archive import take_in
+from imageopsd.backends.local.blocks import SUFFIX, BlockTable, Content
 from imageopsd.backends.local.clone import Cloner
 from imageopsd.backends.local.disk import Disk
-from imageopsd.backends.local.intake import Content, Intake
+from imageopsd.backends.local.intake import Taken
+from imageopsd.backends.local.keeping import Keeping
 from imageopsd.backends.local.layout import DISK, Layout
 from imageopsd.backends.local.machines import MachineImages
 from imageopsd.backends.local.manifest import ImageManifest
@@ -25,10 +29,10 @@ from imageopsd.backends.local.pipe import in_thread
 from imageopsd.backends.local.progress import MOVED, Meter
 from imageopsd.backends.local.resources import Resources
 from imageopsd.backends.local.sizes import check_asked_size, disk_size
-from imageopsd.backends.local.sources import open_source
 from imageopsd.backends.local.sources.source import without_secrets
-from imageopsd.model.errors import InvalidRequest, PermanentFailure, TemporaryFailure
-from imageopsd.model.image import GIB, Image, ImageFacts
+from imageopsd.backends.local.turns import Turns
+from imageopsd.model.errors import InvalidRequest, NotYet, PermanentFailure, TemporaryFailure
+from imageopsd.model.image import GIB, Image, ImageFacts, published
 from imageopsd.model.machine_image import MachineImageFacts, MachineImageTask
 from imageopsd.model.names import image_path, parse_image_reference
 from imageopsd.model.references import Reference, parse_disk_reference, parse_snapshot_reference
@@ -37,7 +41,7 @@ from imageopsd.ports import DeleteTask, InsertTask, PatchTask, Reporter
 T = TypeVar("T")
 
 
-class LocalBackend:
+class LocalBackend(Keeping):
     """Images are files beneath a directory; see `layout` for which."""
 
     Options = LocalOptions
@@ -46,17 +50,23 @@ class LocalBackend:
         self._options = options
         self._layout = Layout(data_dir)
         self._cloner = Cloner()
+        self._turns = Turns(options.max_imports_per_project, options.max_imports_per_server)
         self._resources = Resources(options)
         self._machine_images = MachineImages(options, self._layout, self._resources, self._cloner)
 
     async def __aenter__(self) -> Self:
         await in_thread("prepare", self._layout.prepare)
+        # in the background: a start does not wait for the file system to free terabytes
+        self._leaving = Event()
+        self._emptying = asyncio.create_task(in_thread("trash", lambda: self._layout.empty_trash(self._leaving)))
+        self._emptying.add_done_callback(_try_again_later)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        pass
+        self._leaving.set()
+        await asyncio.wait([self._emptying])
 
     def obstacle(self) -> str | None:
         try:
@@ -120,70 +130,89 @@ class LocalBackend:
         place = self._place(task.project, task.image)
         try:
             staged = await in_thread("begin", lambda: self._layout.begin(task.operation_id))
-            with Disk(staged / DISK, self._options.free_space_margin) as disk:
-                content = await self._fill(disk, task, report)
+            with Disk(staged / DISK, self._options.free_space_margin) as disk, BlockTable(staged / DISK) as table:
+                taken = await self._fill(disk, table, staged, task, report)
                 report.progress(MOVED, "making it safe on disk")
-                size_gb = _warn_of_size(content.disk_size, task.image, report)
+                size_gb = _warn_of_size(taken.disk_size, task.image, report)
                 stored = await in_thread("sync", lambda: disk.finish(size_gb * GIB))
+                content = await in_thread("sync", table.finish)
             report.progress(95, "publishing")
             facts = ImageFacts(
                 disk_size_gb=size_gb,
-                archive_size_bytes=content.archive_size,
+                archive_size_bytes=taken.archive_size,
                 stored_bytes=stored,
-                sha256=content.sha256,
+                sha256=taken.sha256,
             )
-            manifest = _manifest(task, content.disk_size, facts)
+            manifest = _manifest(task, taken.disk_size, content, facts)
             await in_thread("publish", lambda: self._layout.publish(staged, manifest, place))
-        except BaseException:
+        except BaseException as error:
             # also what was published already: nobody else can have done it under this id, and nobody knows of it yet
-            await in_thread("discard", lambda: self._layout.discard(task.operation_id, place))
+            resume = isinstance(error, TemporaryFailure | NotYet | asyncio.CancelledError)
+            await in_thread("discard", lambda: self._layout.discard(task.operation_id, place, resume=resume))
             raise
         report.progress(98, "published")
         return facts
 
-    async def _fill(self, disk: Disk, task: InsertTask, report: Reporter) -> Content:
+    async def _fill(self, disk: Disk, table: BlockTable, staged: Path, task: InsertTask, report: Reporter) -> Taken:
         raw = task.image.raw_disk
         if raw is not None and raw.source:
-            async with open_source(raw.source, self._options, self._layout.root) as source:
-                max_size = self._options.max_disk_gb * GIB
-                return await Intake(source, disk, max_size=max_size, sha1=raw.sha1_checksum).run(report)
+            with self._turns.take(task.project, urlsplit(raw.source).hostname):
+                return await take_in(raw, disk, table, staged.parent, self._options, self._layout.root, report)
         if task.source is not None:
-            return await self._copy_image(task.source, disk, report)
+            return await self._copy_image(task.source, disk, table, report)
         if self._resources.configured:
-            return await self._copy_resource(_source_of(task.image, task.project), disk, report, task.force)
+            reference = _source_of(task.image, task.project)
+            return await self._copy_resource(reference, disk, table, report, task.force)
         raise PermanentFailure(
             "UNSUPPORTED_OPERATION",
             "Images are made from disks and snapshots only where backends.local.resources_dir says where those are.",
             HTTPStatus.BAD_REQUEST,
         )
 
-    async def _copy_image(self, source: Image, disk: Disk, report: Reporter) -> Content:
-        descriptor, manifest = self._open(source)
+    async def _copy_image(self, source: Image, disk: Disk, table: BlockTable, report: Reporter) -> Taken:
+        descriptor, manifest, place = self._open(source)
         try:
             await self._copy(descriptor, disk, report)
-            return Content(os.fstat(descriptor).st_size, manifest.facts.archive_size_bytes, manifest.facts.sha256)
+            size = os.fstat(descriptor).st_size
         finally:
             os.close(descriptor)
+        try:
+            # the same content has the same table; if the source was damaged, so that a look at the copy tells it too
+            await in_thread("digest", lambda: table.copy(place / f"{DISK}{SUFFIX}"))
+        except FileNotFoundError:  # deleted meanwhile
+            await self._digest(disk, table, report)
+        return Taken(size, manifest.facts.archive_size_bytes, manifest.facts.sha256)
 
-    async def _copy_resource(self, reference: Reference, disk: Disk, report: Reporter, force: bool) -> Content:
+    async def _copy_resource(
+        self, reference: Reference, disk: Disk, table: BlockTable, report: Reporter, force: bool
+    ) -> Taken:
         with ExitStack() as files:
             source = await in_thread("open", lambda: files.enter_context(self._resources.disk(reference)))
+            if not force:
+                source.check_unused()
             await self._copy(source.descriptor, disk, report)
             if not force:
+                source.check_unused()
                 source.check_unchanged()
-            return Content(source.size, archive_size=None, sha256=None)
+            await self._digest(disk, table, report)
+            return Taken(source.size, archive_size=None, sha256=None)
+
+    async def _digest(self, disk: Disk, table: BlockTable, report: Reporter) -> None:
+        report.progress(MOVED, "reading it for its digests")
+        stop = Event()
+        await in_thread("digest", lambda: table.read(disk.fd, stop), stop.set)
 
     async def _copy(self, descriptor: int, disk: Disk, report: Reporter) -> None:
         meter, stop = Meter("copying", None), Event()
         with meter.telling(report):
             await in_thread("copy", lambda: self._cloner.clone(descriptor, disk, meter, stop), stop.set)
 
-    def _open(self, source: Image) -> tuple[int, ImageManifest]:
+    def _open(self, source: Image) -> tuple[int, ImageManifest, Path]:
         project, _, _ = parse_image_reference(source.self_link or "", "", "sourceImage")
         place = self._place(project, source)
         try:
             manifest = ImageManifest.read(place)
-            return os.open(place / DISK, os.O_RDONLY | os.O_CLOEXEC), manifest
+            return os.open(place / DISK, os.O_RDONLY | os.O_CLOEXEC), manifest, place
         except FileNotFoundError:
             raise _gone(project, source) from None
 
@@ -217,6 +246,12 @@ class LocalBackend:
             ) from error
 
 
+def _try_again_later(emptying: asyncio.Task[None]) -> None:
+    """The housekeeping empties the trash again, and tells of what cannot be removed."""
+    if not emptying.cancelled():
+        emptying.exception()
+
+
 def _warn_of_size(content: int, image: Image, report: Reporter) -> int:
     """The size in GB that a disk of `content` bytes gives; tells what differs from what was asked."""
     size_gb, warnings = disk_size(content, image.disk_size_gb)
@@ -225,7 +260,7 @@ def _warn_of_size(content: int, image: Image, report: Reporter) -> int:
     return size_gb
 
 
-def _manifest(task: InsertTask, content_bytes: int, facts: ImageFacts) -> ImageManifest:
+def _manifest(task: InsertTask, content_bytes: int, content: Content, facts: ImageFacts) -> ImageManifest:
     image = task.image
     source = image.raw_disk.source if image.raw_disk else None
     source = source or image.source_image or image.source_disk or image.source_snapshot
@@ -237,8 +272,9 @@ def _manifest(task: InsertTask, content_bytes: int, facts: ImageFacts) -> ImageM
         created=image.creation_timestamp,
         source=without_secrets(source) if source else None,
         content_bytes=content_bytes,
+        content=content,
         facts=facts,
-    ).patched(image)
+    ).patched(published(image, facts))
 
 
 def _source_of(image: Image, project: str) -> Reference:

@@ -3,10 +3,10 @@
 import errno
 import fcntl
 import os
-from collections.abc import Iterator
 from threading import Event
 
 from imageopsd.backends.local.disk import Disk
+from imageopsd.backends.local.extents import extents
 from imageopsd.backends.local.pipe import Broken
 from imageopsd.backends.local.progress import Meter
 from imageopsd.backends.local.tar import Piece
@@ -32,7 +32,7 @@ class Cloner:
         if self._shares_extents(source, disk.fd):
             meter.made = size
             return
-        for start, end in _extents(source, size):
+        for start, end in extents(source, size):
             at = start
             while at < end:
                 if stop.is_set():
@@ -71,17 +71,3 @@ class Cloner:
         if error.errno not in _NOT_HERE:
             raise error
         self._refused.add(way)
-
-
-def _extents(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
-    """Where data is, as (start, end)."""
-    end = 0
-    while end < size:
-        try:
-            start = os.lseek(descriptor, end, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno != errno.ENXIO:  # only a hole follows
-                raise
-            return
-        end = os.lseek(descriptor, start, os.SEEK_HOLE)
-        yield start, end

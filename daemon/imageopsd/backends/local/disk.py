@@ -81,6 +81,11 @@ class Disk:
         self._window, self._in_window = end, 0
         self._check_free_space()
 
+    def restart(self) -> None:
+        """Empty again, as it was made."""
+        os.ftruncate(self.fd, 0)
+        self._stride = self._window = self._in_stride = self._in_window = 0
+
     def finish(self, size: int) -> int:
         """Gives the disk its size and makes it safe against power loss. How many bytes it takes on the device."""
         os.ftruncate(self.fd, size)

@@ -7,14 +7,9 @@ malice, and only the size of a step keeps memory flat.
 from collections.abc import Iterator
 from http import HTTPStatus
 
+from imageopsd.backends.local.deflate import zlib
 from imageopsd.backends.local.kinds import HEAD, kind_of, media_type
 from imageopsd.model.errors import PermanentFailure
-
-try:
-    # ISA-L inflates about three times as fast as zlib, and checks CRC and length as zlib does
-    from isal import isal_zlib as zlib
-except ImportError:  # pragma: no cover
-    import zlib  # type: ignore[no-redef]
 
 STEP = 1024**2
 """Most bytes that one step inflates to."""

@@ -6,11 +6,15 @@ from collections.abc import Sequence
 
 import msgspec
 
+from imageopsd.backends.local.blocks import BlockTable
 from imageopsd.backends.local.disk import Disk
 from imageopsd.backends.local.gunzip import Gunzip, invalid_file
+from imageopsd.backends.local.options import Options
 from imageopsd.backends.local.pipe import Pipe, in_thread, outlast
 from imageopsd.backends.local.progress import Meter
+from imageopsd.backends.local.sizes import check_whole
 from imageopsd.backends.local.sources.source import Source
+from imageopsd.backends.local.spool import Spool
 from imageopsd.backends.local.tar import Piece, TarReader
 from imageopsd.model.image import GIB
 from imageopsd.ports import Reporter
@@ -26,7 +30,7 @@ def largest_archive(max_size: int) -> int:
     return max_size + max_size // 64 + 64 * 1024**2
 
 
-class Content(msgspec.Struct, frozen=True):
+class Taken(msgspec.Struct, frozen=True):
     """What was taken in: the disk's size and the archive's, in bytes, and the archive's SHA-256 in hex."""
 
     disk_size: int
@@ -39,28 +43,33 @@ class Intake:
     the tar, writes. hashlib, zlib and pwrite let go of the GIL, so they share the processors; inflating takes longest
     and has nothing else to do."""
 
-    def __init__(self, source: Source, disk: Disk, *, max_size: int, sha1: str | None) -> None:
-        """`max_size` of the disk in bytes; `sha1` in hex of the archive, if it is to be checked."""
+    def __init__(
+        self, source: Source, spool: Spool, disk: Disk, table: BlockTable, *, options: Options, sha1: str | None
+    ) -> None:
+        """`sha1` is that of the archive in hex, if it is to be checked."""
         self._source = source
+        self._spool = spool
         self._disk = disk
-        self._max_size = max_size
+        self._table = table
+        self._max_size = options.max_disk_gb * GIB
         self._sha1 = sha1
         self._gunzip = Gunzip(source.content_type)
-        self._tar = TarReader(max_size)
+        self._tar = TarReader(self._max_size, check_whole if options.strict_sizes else lambda size: None)
         self._arriving: Pipe[bytes] = Pipe(IN_FLIGHT)
         self._hashed: Pipe[bytes] = Pipe(IN_FLIGHT)
         self._pieces: Pipe[Sequence[Piece]] = Pipe(IN_FLIGHT)
-        self._meter = Meter("importing", source.length)
+        self._meter = Meter("importing", source.length, kept=source.kept)
 
-    async def run(self, report: Reporter) -> Content:
-        """Raises BackendFailure, and OSError from the disk. No thread is left when it ends, however it ends."""
+    async def run(self, report: Reporter) -> Taken:
+        """Raises BackendFailure or SourceChanged, and OSError from the disk. No thread is left when it ends, however
+        it ends."""
         self._check_length(self._source.length or 0)
         with self._meter.telling(report):
             # a task of their own, because a TaskGroup too is awake with every turn of the loop in a cancelled scope
             stages = asyncio.create_task(self._run_stages())
             return await outlast(stages, stages.cancel)
 
-    async def _run_stages(self) -> Content:
+    async def _run_stages(self) -> Taken:
         try:
             async with asyncio.TaskGroup() as stages:
                 stages.create_task(self._source.pour(self._arriving))
@@ -70,7 +79,7 @@ class Intake:
         except BaseExceptionGroup as failures:
             # the first to fail is why the others were cancelled
             raise failures.exceptions[0] from None
-        return Content(disk_size=disk_size.result(), archive_size=self._meter.read, sha256=sha256.result())
+        return Taken(disk_size=disk_size.result(), archive_size=self._meter.read, sha256=sha256.result())
 
     def _check_length(self, length: int) -> None:
         limit = largest_archive(self._max_size)
@@ -87,6 +96,7 @@ class Intake:
             sha256.update(block)
             if self._sha1 is not None:
                 sha1.update(block)
+            self._spool.keep(block, sha256)
             self._hashed.put(block, len(block))
         if self._sha1 is not None and sha1.hexdigest() != self._sha1.lower():
             raise invalid_file(f"The source has the SHA-1 {sha1.hexdigest()}, expected was {self._sha1.lower()}.")
@@ -116,6 +126,7 @@ class Intake:
         for pieces in self._pieces:
             for piece in pieces:
                 self._disk.fill(piece)
+                self._table.feed(piece)
 
     def _stop(self) -> None:
         for pipe in (self._arriving, self._hashed, self._pieces):

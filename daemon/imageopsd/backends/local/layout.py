@@ -2,7 +2,8 @@
 
     images/<project>/<id>/{disk.raw, manifest.json}               only what is whole
     machine-images/<project>/<id>/{disk-<n>.raw, manifest.json}   the same: all disks of a bundle, or none
-    staging/<operation id>/                                       what one operation is making; nobody reads it
+    staging/<operation id>/out/                                   what one operation is making; nobody reads it
+    staging/<operation id>/source.{part,jsonl}                    what it has of its source, for its next try (`spool`)
     trash/<id>/                                                   what is to be deleted
 
 Ids are made by the server and never used again, and a project's name has no slash; what users write never becomes
@@ -11,16 +12,21 @@ a path. All methods block: call them in a thread.
 
 import os
 import shutil
+from collections.abc import Iterator
 from http import HTTPStatus
 from pathlib import Path
+from threading import Event
 from typing import TypeVar
+from uuid import uuid4
 
 from imageopsd.backends.local import manifest
 from imageopsd.backends.local.manifest import Manifest
+from imageopsd.backends.local.spool import resumable
 from imageopsd.crashpoints import crash_point
 from imageopsd.model.errors import PermanentFailure
 
 DISK = "disk.raw"
+OUT = "out"
 
 M = TypeVar("M", bound=Manifest)
 
@@ -38,9 +44,32 @@ class Layout:
             directory.mkdir(mode=0o700, parents=directory is self.root, exist_ok=True)
             if directory.stat().st_dev != self.root.stat().st_dev:
                 raise RuntimeError(f"'{directory}' must be on the same file system as '{self.root}'")
-        for directory in (self._staging, self._trash):
-            for left_over in directory.iterdir():
-                _remove(left_over)
+        for left_over in self._staging.iterdir():
+            self._throw_away(left_over / OUT if resumable(left_over) else left_over)
+
+    def empty_trash(self, stop: Event) -> None:
+        """Frees the space of what was thrown away, until `stop` is set; a file system takes its time for large
+        files."""
+        for left_over in self._trash.iterdir():
+            if stop.is_set():
+                return
+            _remove(left_over)
+
+    def places(self) -> Iterator[tuple[str, Path]]:
+        """All that is published, with its project."""
+        for root in (self._images, self._machine_images):
+            for project in root.iterdir() if root.is_dir() else ():
+                for place in project.iterdir():
+                    if place.name.isdecimal():
+                        yield project.name, place
+
+    def staged(self) -> set[str]:
+        """The ids of operations that have something half done."""
+        return {path.name for path in self._staging.iterdir()}
+
+    def clear(self, operation_id: str) -> None:
+        """Nothing half done of the operation remains."""
+        _remove(self._staging / operation_id)
 
     def image(self, project: str, image_id: int) -> Path:
         return self._images / project / str(image_id)
@@ -61,14 +90,14 @@ class Layout:
                 f"The id {place.name} belongs to what another operation has made.",
                 HTTPStatus.CONFLICT,
             )
-        self._sync_published(place)
+        self._sync_published(place, self._staging / operation_id)
         return content
 
     def begin(self, operation_id: str) -> Path:
-        """A fresh directory for what the operation makes."""
-        directory = self._staging / operation_id
+        """A fresh directory for what the operation makes, in its own, where something may lie from an earlier try."""
+        directory = self._staging / operation_id / OUT
         _remove(directory)
-        directory.mkdir(mode=0o700)
+        directory.mkdir(mode=0o700, parents=True)
         return directory
 
     def publish(self, staged: Path, content: Manifest, place: Path) -> None:
@@ -81,11 +110,12 @@ class Layout:
         crash_point("publish.rename.before")
         staged.rename(place)
         crash_point("publish.rename.after")
-        self._sync_published(place)
+        self._sync_published(place, staged.parent)
 
-    def discard(self, operation_id: str, place: Path) -> None:
-        """Nothing of the operation remains, also of what it published."""
-        _remove(self._staging / operation_id)
+    def discard(self, operation_id: str, place: Path, *, resume: bool = False) -> None:
+        """Nothing of the operation remains, also of what it published; but for what its next try can `resume`."""
+        directory = self._staging / operation_id
+        _remove(directory / OUT if resume and resumable(directory) else directory)
         self.remove(place)
 
     def remove(self, place: Path) -> None:
@@ -113,12 +143,19 @@ class Layout:
             crash_point("rewrite.rename.after")
             _sync_directory(place)
         finally:
-            _remove(staged)
+            _remove(staged.parent)
 
-    def _sync_published(self, place: Path) -> None:
-        """Also for what a dead process renamed: it may not have come so far."""
+    def _throw_away(self, path: Path) -> None:
+        """At once, whatever its size; `empty_trash` has the work."""
+        if path.exists():
+            path.rename(self._trash / uuid4().hex)
+
+    def _sync_published(self, place: Path, staging: Path) -> None:
+        """Also for what a dead process renamed: it may not have come so far. What is left in `staging` goes."""
         _sync_directory(place.parent)
-        _sync_directory(self._staging)
+        if staging.exists():
+            _sync_directory(staging)
+            _remove(staging)
 
 
 def _write_manifest(directory: Path, content: Manifest) -> None:
@@ -144,6 +181,12 @@ def _sync_directory(directory: Path) -> None:
 def _remove(path: Path) -> None:
     """Whatever it is, if it is there."""
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
+        shutil.rmtree(path, onerror=_unless_gone)
     else:
         path.unlink(missing_ok=True)
+
+
+def _unless_gone(_function: object, _path: object, error: tuple[type[BaseException], BaseException, object]) -> None:
+    """Somebody else may be removing the same."""
+    if not isinstance(error[1], FileNotFoundError):
+        raise error[1]

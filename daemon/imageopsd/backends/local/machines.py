@@ -8,6 +8,7 @@ from threading import Event
 
 import msgspec
 
+from imageopsd.backends.local.blocks import BlockTable, Content
 from imageopsd.backends.local.clone import Cloner
 from imageopsd.backends.local.disk import Disk
 from imageopsd.backends.local.instances import AttachedDisk, Instance
@@ -19,7 +20,13 @@ from imageopsd.backends.local.progress import MOVED, Meter
 from imageopsd.backends.local.resources import Resources, SourceDisk
 from imageopsd.backends.local.saved import disk_of, properties, saved_attached_disk, saved_disk, stored
 from imageopsd.model.errors import PermanentFailure
-from imageopsd.model.machine_image import MachineImage, MachineImageFacts, MachineImageParams, MachineImageTask
+from imageopsd.model.machine_image import (
+    MachineImage,
+    MachineImageFacts,
+    MachineImageParams,
+    MachineImageTask,
+    published,
+)
 from imageopsd.model.operation import OperationWarning
 from imageopsd.model.references import Reference, parse_instance_reference
 from imageopsd.ports import Reporter
@@ -31,6 +38,7 @@ class _Copy(msgspec.Struct, frozen=True):
     index: int
     attached: AttachedDisk
     source: SourceDisk
+    path: Path
     disk: Disk
     meter: Meter
 
@@ -84,10 +92,12 @@ class MachineImages:
                 stop = Event()
                 with meter.telling(report):
                     await in_thread("copy", lambda: self._copy(copies, stop), stop.set)
+                report.progress(MOVED, "reading it for its digests")
+                contents = await in_thread("digest", lambda: _digests(copies, stop), stop.set)
                 report.progress(MOVED, "making it safe on disk")
                 sizes = await in_thread("sync", lambda: [copy.disk.finish(copy.source.size) for copy in copies])
             report.progress(95, "publishing")
-            manifest = _manifest(task, reference, copies, _facts(instance, disks, copies, sizes))
+            manifest = _manifest(task, reference, copies, contents, _facts(instance, disks, copies, sizes))
             await in_thread("publish", lambda: self._layout.publish(staged, manifest, place))
         except BaseException:
             # as with an image: also what was published already
@@ -110,6 +120,7 @@ class MachineImages:
                 index,
                 disks[index],
                 source,
+                staged / _file_name(index),
                 files.enter_context(Disk(staged / _file_name(index), self._margin)),
                 meter.part(source.size),
             )
@@ -163,7 +174,11 @@ def _facts(
 
 
 def _manifest(
-    task: MachineImageTask, source: Reference, copies: Sequence[_Copy], facts: MachineImageFacts
+    task: MachineImageTask,
+    source: Reference,
+    copies: Sequence[_Copy],
+    contents: Sequence[Content],
+    facts: MachineImageFacts,
 ) -> MachineImageManifest:
     machine_image = task.machine_image
     return MachineImageManifest(
@@ -174,9 +189,12 @@ def _manifest(
         created=machine_image.creation_timestamp,
         description=machine_image.description,
         source=source.path,
-        disks=tuple(SavedFile(copy.file, copy.source.reference.path, copy.source.size) for copy in copies),
+        disks=tuple(
+            SavedFile(copy.file, copy.source.reference.path, copy.source.size, content)
+            for copy, content in zip(copies, contents, strict=True)
+        ),
         facts=facts,
-    )
+    ).showing(published(machine_image, facts))
 
 
 def _warn(machine_image: MachineImage, facts: MachineImageFacts, report: Reporter) -> None:
@@ -199,6 +217,15 @@ def _warn(machine_image: MachineImage, facts: MachineImageFacts, report: Reporte
                     device_name=disk.get("deviceName", ""),
                 )
             )
+
+
+def _digests(copies: Sequence[_Copy], stop: Event) -> list[Content]:
+    contents = []
+    for copy in copies:
+        with BlockTable(copy.path) as table:
+            table.read(copy.disk.fd, stop)
+            contents.append(table.finish())
+    return contents
 
 
 def _file_name(index: int) -> str:

@@ -1,12 +1,23 @@
-"""`manifest.json`: what lies beside disks and says what they are, for people and for recovery."""
+"""`manifest.json`: what lies beside disks and says what they are, for people, for recovery, for whoever looks whether
+they are still the same, and for a catalogue that has to be made again (`resource`)."""
 
 from pathlib import Path
 from typing import Self
 
 import msgspec
+from msgspec.structs import replace
 
-from imageopsd.model.image import DeprecationStatus, Image, ImageFacts, decode_hook, encode_hook
-from imageopsd.model.machine_image import MachineImageFacts
+from imageopsd.backends.local.blocks import Content
+from imageopsd.backends.local.sources.source import without_secrets
+from imageopsd.model.image import (
+    CustomerEncryptionKey,
+    DeprecationStatus,
+    Image,
+    ImageFacts,
+    decode_hook,
+    encode_hook,
+)
+from imageopsd.model.machine_image import MachineImage, MachineImageFacts
 from imageopsd.model.operation import Record
 from imageopsd.model.time import Time
 
@@ -34,28 +45,36 @@ class Manifest(Record, frozen=True, kw_only=True):
 
 class ImageManifest(Manifest, frozen=True, kw_only=True):
     """`source` is without query string and user, which may be secrets. `content_bytes` is the size the disk came
-    with, before it was made a whole number of GB."""
+    with, before it was made a whole number of GB; `content` is what `blocks` says of it."""
 
     image_id: str
     source: str | None = None
     content_bytes: int
+    content: Content | None = None
     facts: ImageFacts
     family: str | None = None
     deprecated: DeprecationStatus | None = None
+    resource: Image | None = None
 
     def patched(self, image: Image) -> Self:
-        """With the three things of `image` that a patch can change."""
-        return msgspec.structs.replace(
-            self, family=image.family, description=image.description, deprecated=image.deprecated
+        """With what `image` is like now."""
+        return replace(
+            self,
+            family=image.family,
+            description=image.description,
+            deprecated=image.deprecated,
+            resource=_without_secrets(image),
         )
 
 
 class SavedFile(Record, frozen=True):
-    """A disk of a machine image: the file's name, the partial URL of the disk it was copied from, its size."""
+    """A disk of a machine image: the file's name, the partial URL of the disk it was copied from, its size, and what
+    `blocks` says of it."""
 
     file: str
     source: str
     content_bytes: int
+    content: Content | None = None
 
 
 class MachineImageManifest(Manifest, frozen=True, kw_only=True):
@@ -65,3 +84,33 @@ class MachineImageManifest(Manifest, frozen=True, kw_only=True):
     source: str
     disks: tuple[SavedFile, ...]
     facts: MachineImageFacts
+    resource: MachineImage | None = None
+
+    def showing(self, machine_image: MachineImage) -> Self:
+        """With what `machine_image` is like now."""
+        kept = replace(
+            machine_image,
+            # what is input only is no part of the resource, and has keys in it
+            guest_flush=None,
+            params=None,
+            source_disk_encryption_keys=(),
+            machine_image_encryption_key=_hash_only(machine_image.machine_image_encryption_key),
+        )
+        return replace(self, resource=kept)
+
+
+def _without_secrets(image: Image) -> Image:
+    """A manifest outlives its image's bytes on backups: no key, and nothing that opens a source, stands in it."""
+    raw = image.raw_disk
+    return replace(
+        image,
+        raw_disk=raw and replace(raw, source=raw.source and without_secrets(raw.source)),
+        image_encryption_key=_hash_only(image.image_encryption_key),
+        source_disk_encryption_key=_hash_only(image.source_disk_encryption_key),
+        source_image_encryption_key=_hash_only(image.source_image_encryption_key),
+        source_snapshot_encryption_key=_hash_only(image.source_snapshot_encryption_key),
+    )
+
+
+def _hash_only(key: CustomerEncryptionKey | None) -> CustomerEncryptionKey | None:
+    return key and replace(key, raw_key=None, rsa_encrypted_key=None)

@@ -25,6 +25,15 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     max_disk_gb: int = 2048
     """The largest virtual size of a disk, in units of 2^30 bytes."""
 
+    strict_sizes: bool = False
+    """Refuse a disk that is not a whole number of GB, as the service asks for it, instead of extending it."""
+
+    max_imports_per_project: int = 0
+    """Imports of one project that run at once; the others wait without a slot. 0: as many as there are slots."""
+
+    max_imports_per_server: int = 8
+    """The same for one source server; 0: as many as there are slots."""
+
     free_space_margin: int = GIB
     """Bytes of the file system that imports leave free for others."""
 
@@ -39,6 +48,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     rate_window: Seconds = Seconds(300)
     """How long a server may be slower than `min_rate`; only waiting for it counts."""
+
+    resume_rate: int = 256 * 1024**2
+    """Bytes per second. What an HTTP source delivered is kept, until the image is made, for a later try to go on from;
+    of a faster one than this only the first 128 MiB. 0: nothing is kept."""
 
     total_timeout: Seconds = Seconds(6 * 3600)
     """How long the making of one image may take."""

@@ -49,6 +49,18 @@ class Pipe(Generic[T]):
                 self._sender = loop, room
             await room
 
+    async def drained(self) -> None:
+        """From the event loop, by the one who sends; waits until all is taken out, or nobody takes anything any
+        more."""
+        loop = asyncio.get_running_loop()
+        while True:
+            with self._changed:
+                if self._broken or not self._waiting:
+                    return
+                room = loop.create_future()
+                self._sender = loop, room
+            await room
+
     def close(self) -> None:
         """Nothing more will come."""
         with self._changed:

@@ -16,8 +16,9 @@ class Meter:
     """Bytes so far. The stages write the fields from their threads and the event loop reads them: plain numbers
     with one writer each, a look that comes a moment late does no harm."""
 
-    def __init__(self, verb: str, length: int | None) -> None:
-        """`verb` says what is done (`importing`); `length` is that of the source, if it tells."""
+    def __init__(self, verb: str, length: int | None, *, kept: int = 0) -> None:
+        """`verb` says what is done (`importing`); `length` is that of the source, if it tells; its first `kept` bytes
+        came in already when an earlier try read them."""
         self._verb = verb
         self._length = length
         self.read = 0
@@ -25,12 +26,13 @@ class Meter:
         self.made = 0
         """Bytes of the disk up to which it is made, and `size` of them there will be. In place of a length."""
         self.size: int | None = None
-        self._told = 0
+        self._told = kept
 
     def tell(self, report: Reporter) -> None:
         read = self.read
-        report.transferred(read - self._told)
-        self._told = read
+        if read > self._told:
+            report.transferred(read - self._told)
+            self._told = read
         if self._length:
             done, message = read / self._length, f"{_shown(read)} of {_shown(self._length)} read"
         elif self.size:

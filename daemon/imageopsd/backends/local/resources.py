@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Self
 
 from imageopsd.backends.local.instances import Instance, invalid_resource, read_instance
+from imageopsd.backends.local.locks import locked_for_writing
 from imageopsd.backends.local.options import Options
+from imageopsd.backends.local.sizes import check_whole
 from imageopsd.backends.local.sources.files import open_beneath
 from imageopsd.backends.local.sources.source import not_allowed, not_readable, unavailable
 from imageopsd.model.errors import PermanentFailure, TemporaryFailure
@@ -38,6 +40,16 @@ class SourceDisk:
         finally:
             os.close(descriptor)
 
+    def check_unused(self) -> None:
+        """Raises PermanentFailure if a running process has it locked for writing; GCE's sentence and code."""
+        if locked_for_writing(self.descriptor):
+            raise PermanentFailure(
+                "RESOURCE_IN_USE_BY_ANOTHER_RESOURCE",
+                f"The disk resource '{self.reference.path}' is already being used by a running process. "
+                "With forceCreate the image is made nevertheless, of whatever is on the disk.",
+                HTTPStatus.BAD_REQUEST,
+            )
+
     def check_unchanged(self) -> None:
         """Raises TemporaryFailure if somebody wrote to it since it was opened: the copy is of no one moment."""
         now = os.fstat(self.descriptor)
@@ -55,6 +67,7 @@ class Resources:
     def __init__(self, options: Options) -> None:
         self._root = Path(options.resources_dir) if options.resources_dir else None
         self._max_disk_gb = options.max_disk_gb
+        self._strict_sizes = options.strict_sizes
 
     @property
     def configured(self) -> bool:
@@ -82,6 +95,8 @@ class Resources:
                     f"Its {disk.size} bytes are more than the {self._max_disk_gb} GB that "
                     "backends.local.max_disk_gb allows.",
                 )
+            if self._strict_sizes:
+                check_whole(disk.size)
             yield disk
 
     def _open(self, reference: Reference, suffix: str) -> int:

@@ -46,6 +46,14 @@ def disk_size(content: int, asked_gb: int | None) -> tuple[int, list[OperationWa
     return whole, warnings
 
 
+def check_whole(content: int) -> None:
+    """For those who want no disk extended. Raises PermanentFailure."""
+    if content % GIB:
+        raise invalid_file(
+            f"The disk has {content} bytes, not a whole number of GB, which backends.local.strict_sizes asks for."
+        )
+
+
 def check_asked_size(asked_gb: int | None, max_gb: int) -> None:
     """Raises PermanentFailure for a size that this backend may not make."""
     if asked_gb is not None and asked_gb > max_gb:

@@ -48,8 +48,10 @@ class TarReader:
     than `max_size` bytes.
     """
 
-    def __init__(self, max_size: int) -> None:
+    def __init__(self, max_size: int, check_size: Callable[[int], None] = lambda size: None) -> None:
+        """`check_size` may have more to say of a size; it raises PermanentFailure."""
         self._max_size = max_size
+        self._check_size = check_size
         self.disk_size: int | None = None
         """Bytes of the virtual disk, known once the header was read."""
         self._block = bytearray()
@@ -130,6 +132,7 @@ class TarReader:
                 f"The disk of {size} bytes is larger than the {self._max_size // GIB} GB "
                 "that backends.local.max_disk_gb allows."
             )
+        self._check_size(size)
         self.disk_size = size
 
     # -------------------------------------------------------------------------------------- the sparse map

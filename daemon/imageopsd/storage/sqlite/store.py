@@ -37,6 +37,7 @@ from imageopsd.storage.sqlite.catalogue import (
     text_of,
 )
 from imageopsd.storage.sqlite.connection import Readers, Transaction, Writer, migrate, milliseconds, time_of
+from imageopsd.storage.sqlite.inventory import Inventory
 from imageopsd.storage.sqlite.turns import Turns
 
 _decode_operation = msgspec.json.Decoder(Operation, dec_hook=decode_hook).decode
@@ -44,7 +45,7 @@ _decode_cancelled = msgspec.json.Decoder(Cancelled).decode
 _decode_request = msgspec.json.Decoder(AnyRequest, dec_hook=decode_hook).decode
 
 
-class SqliteStore(Catalogue):
+class SqliteStore(Catalogue, Inventory):
     """One daemon for each data directory, by `flock`: whoever holds the lock knows that earlier ones are dead."""
 
     class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -11,13 +11,15 @@ from imageopsd.backends.local.sources.files import open_allowed_file, open_objec
 from imageopsd.backends.local.sources.http import open_http
 from imageopsd.backends.local.sources.network import NetworkPolicy
 from imageopsd.backends.local.sources.source import Source, not_allowed, not_found
+from imageopsd.backends.local.spool import Spool
 
 __all__ = ["Source", "open_source"]
 
 
 @asynccontextmanager
-async def open_source(url: str, options: Options, data_dir: Path) -> AsyncIterator[Source]:
-    """The archive at `url`. Raises BackendFailure."""
+async def open_source(url: str, options: Options, data_dir: Path, spool: Spool) -> AsyncIterator[Source]:
+    """The archive at `url`; `spool` has what an earlier try of the same left of it, and keeps what a server gives.
+    Raises BackendFailure."""
     scheme = urlsplit(url).scheme
     named = cloud_storage_object(url)
     if named is not None and named.bucket in options.buckets:
@@ -33,7 +35,7 @@ async def open_source(url: str, options: Options, data_dir: Path) -> AsyncIterat
         with open_allowed_file(url, options.allow_files, data_dir) as source:
             yield source
     elif scheme in ("http", "https"):
-        async with open_http(url, NetworkPolicy(options.allow_networks), options) as source:
+        async with open_http(url, NetworkPolicy(options.allow_networks), options, spool) as source:
             yield source
     else:
         raise not_allowed("Sources are read from http, https, gs and file URLs only.")

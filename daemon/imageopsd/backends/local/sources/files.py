@@ -20,6 +20,7 @@ class FileSource:
     """An open regular file."""
 
     content_type = None
+    kept = 0
 
     def __init__(self, url: str, descriptor: int) -> None:
         self._url = url

@@ -1,7 +1,7 @@
 """Archives on HTTP servers."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
@@ -10,27 +10,36 @@ import aiohttp
 from yarl import URL
 
 from imageopsd.backends.local.options import Options
-from imageopsd.backends.local.pipe import Pipe
+from imageopsd.backends.local.pipe import Pipe, in_thread
 from imageopsd.backends.local.sources.network import AddressRefused, NetworkPolicy
 from imageopsd.backends.local.sources.pace import Pace
+from imageopsd.backends.local.sources.ranges import Version
 from imageopsd.backends.local.sources.source import (
     CODE_UNAVAILABLE,
+    SourceChanged,
     not_allowed,
     not_found,
     not_readable,
     unavailable,
     without_secrets,
 )
-from imageopsd.model.errors import BackendFailure, PermanentFailure
+from imageopsd.backends.local.spool import Head, Spool
+from imageopsd.model.errors import BackendFailure, PermanentFailure, TemporaryFailure
 
 MAX_REDIRECTS = 5
 READ_BUFFER = 1024**2
 """Bytes that aiohttp keeps ready for us."""
+FRUIT = 1024**2
+"""Bytes that make a connection worth another one after it."""
+MAX_FRUITLESS = 3
+PAUSE = 0.5
+"""Seconds before the connection that follows a fruitless one; longer with each. The worker waits longer still."""
 MAX_RETRY_AFTER = 86400.0
 """Seconds; a server that wants more asks for a day."""
 
 _REDIRECTS = {301, 302, 303, 307, 308}
 _TEMPORARY = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS}
+_CUT = "the connection was closed in the middle"
 _NOT_ALLOWED = (
     "The source is at an address that may not be reached. "
     "Networks that are not public are opened with backends.local.allow_networks."
@@ -38,36 +47,114 @@ _NOT_ALLOWED = (
 
 
 class HttpSource:
-    """A response of which the body is still to come."""
+    """An archive on its way; a connection that breaks is followed by the next one, from where it broke."""
 
-    def __init__(self, url: str, response: aiohttp.ClientResponse, options: Options) -> None:
+    def __init__(self, url: str, session: aiohttp.ClientSession, options: Options, spool: Spool) -> None:
         self._url = url
+        self._session = session
         self._options = options
-        self._response = response
-        self.length = response.content_length
-        self.content_type = response.headers.get("Content-Type")
+        self._spool = spool
+        self._pace = Pace(options.min_rate, options.rate_window)
+        self._response: aiohttp.ClientResponse | None = None
+        self._version: Version | None = None
+        self.length: int | None = None
+        self.content_type: str | None = None
+        self.kept = self._offset = spool.mark
+        if spool.head is not None:
+            self._version, self.length = spool.head.version, spool.head.length
+            self.content_type = spool.head.content_type
+
+    async def begin(self) -> None:
+        """The first answer, unless an earlier try has it: then only what follows is asked for, when it is needed."""
+        if self._spool.head is not None:
+            return
+        self._response = await self._get({}, (HTTPStatus.OK,))
+        headers = self._response.headers
+        self.length = self._response.content_length
+        self.content_type = headers.get("Content-Type")
+        self._version = Version.of(headers)
+        if self._version is not None:
+            self._spool.begin(Head(self._version, self.length, self.content_type))
 
     async def pour(self, pipe: Pipe[bytes]) -> None:
-        clock = asyncio.get_running_loop().time
-        rate, window = self._options.min_rate, self._options.rate_window
-        pace = Pace(rate, window)
-        asked = clock()
+        if self.kept:
+            await in_thread("replay", lambda: self._spool.replay(pipe), pipe.break_off)
         try:
-            async for block in self._response.content.iter_any():
-                if not pace.keeps_up(len(block), waited=clock() - asked):
-                    raise unavailable(self._url, f"it delivered less than {rate} bytes a second for {window!s}")
-                await pipe.send(block, len(block))
-                asked = clock()
-        except (aiohttp.ClientError, OSError) as error:
-            # also a body shorter than its Content-Length, and sock_read's timeout (an OSError)
-            raise unavailable(self._url, _reason(error)) from error
+            await self._pour_answers(pipe)
+        except TemporaryFailure:
+            await pipe.drained()  # what came is kept for the next try, once the stages have seen it
+            raise
         pipe.close()
+
+    async def _pour_answers(self, pipe: Pipe[bytes]) -> None:
+        """As many as it takes."""
+        fruitless = 0
+        while self._response is not None or await self._continue():
+            began = self._offset
+            reason = await self._pour_answer(pipe)
+            if self._offset == self.length or (reason is None and self.length is None):
+                break
+            fruitless = 0 if self._offset - began >= FRUIT else fruitless + 1
+            if self._version is None or fruitless > MAX_FRUITLESS:
+                raise unavailable(self._url, reason or _CUT)
+            await asyncio.sleep(PAUSE * fruitless)
+
+    async def _pour_answer(self, pipe: Pipe[bytes]) -> str | None:
+        """All that one connection delivers; why it ended before its time, if it did."""
+        response, self._response = self._response, None
+        assert response is not None
+        clock = asyncio.get_running_loop().time
+        asked = clock()
+        async with response:
+            try:
+                async for block in response.content.iter_any():
+                    waited = clock() - asked
+                    self._spool.waited += waited
+                    if not self._pace.keeps_up(len(block), waited=waited):
+                        rate, window = self._options.min_rate, self._options.rate_window
+                        raise unavailable(self._url, f"it delivered less than {rate} bytes a second for {window!s}")
+                    self._offset += len(block)
+                    if self.length is not None and self._offset > self.length:
+                        raise SourceChanged("it is longer than its server said")
+                    await pipe.send(block, len(block))
+                    asked = clock()
+            except (aiohttp.ClientError, OSError) as error:
+                # also a body shorter than its Content-Length, and sock_read's timeout (an OSError)
+                return _reason(error)
+        return None
+
+    async def _continue(self) -> bool:
+        """Asks for what follows; whether there is anything."""
+        if self._version is None or self._offset == self.length:
+            return False
+        statuses = (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE)
+        response = await self._get(self._version.request_from(self._offset), statuses)
+        try:
+            more = self._version.goes_on(response.status, response.headers, self._offset, self.length)
+        except SourceChanged:
+            response.close()
+            raise
+        if more:
+            self._response = response
+        else:
+            response.close()
+        return more
+
+    async def _get(self, headers: dict[str, str], statuses: Collection[int]) -> aiohttp.ClientResponse:
+        # sock_read alone would wait for ever for headers that come byte by byte
+        limit = self._options.connect_timeout + self._options.stall_timeout
+        return await _get(self._session, self._url, limit, headers, statuses)
+
+    def close(self) -> None:
+        if self._response is not None:
+            self._response.close()
 
 
 @asynccontextmanager
-async def open_http(url: str, policy: NetworkPolicy, options: Options) -> AsyncIterator[HttpSource]:
+async def open_http(url: str, policy: NetworkPolicy, options: Options, spool: Spool) -> AsyncIterator[HttpSource]:
     """The archive at an http or https URL. Redirects are followed here, hop by hop, because each is a new URL to
-    judge. Nothing of the environment is used: no proxy, no netrc, no cookies."""
+    judge. Nothing of the environment is used: no proxy, no netrc, no cookies; nor is any credential ever sent, so that
+    none can reach another host."""
     connector = aiohttp.TCPConnector(socket_factory=policy.socket, use_dns_cache=False, force_close=True)
     timeout = aiohttp.ClientTimeout(total=None, connect=options.connect_timeout, sock_read=options.stall_timeout)
     async with aiohttp.ClientSession(
@@ -79,20 +166,24 @@ async def open_http(url: str, policy: NetworkPolicy, options: Options) -> AsyncI
         read_bufsize=READ_BUFFER,
         headers={"Accept-Encoding": "identity", "User-Agent": "imageopsd"},
     ) as session:
-        # sock_read alone would wait for ever for headers that come byte by byte
-        response = await _get(session, url, options.connect_timeout + options.stall_timeout)
-        async with response:
-            yield HttpSource(url, response, options)
+        source = HttpSource(url, session, options, spool)
+        await source.begin()
+        try:
+            yield source
+        finally:
+            source.close()
 
 
-async def _get(session: aiohttp.ClientSession, url: str, limit: float) -> aiohttp.ClientResponse:
-    """The first response that is no redirect; each has `limit` seconds to begin. Raises BackendFailure unless it is
-    a 200."""
+async def _get(
+    session: aiohttp.ClientSession, url: str, limit: float, headers: dict[str, str], statuses: Collection[int]
+) -> aiohttp.ClientResponse:
+    """The first response that is no redirect; each has `limit` seconds to begin. Raises BackendFailure unless it has
+    one of `statuses`."""
     here = _checked(url)
     for _ in range(1 + MAX_REDIRECTS):
         try:
             async with asyncio.timeout(limit):
-                response = await session.get(here, allow_redirects=False)
+                response = await session.get(here, headers=headers, allow_redirects=False)
         except aiohttp.ClientConnectorError as error:
             if isinstance(error.os_error, AddressRefused):
                 raise not_allowed(_NOT_ALLOWED) from None
@@ -102,7 +193,7 @@ async def _get(session: aiohttp.ClientSession, url: str, limit: float) -> aiohtt
             raise not_allowed(_NOT_ALLOWED) from None
         except (aiohttp.ClientError, OSError) as error:
             raise unavailable(url, _reason(error)) from error
-        if response.status == HTTPStatus.OK:
+        if response.status in statuses:
             return response
         response.release()
         if response.status not in _REDIRECTS:
@@ -174,7 +265,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, asyncio.TimeoutError):
         return "it did not answer in time"
     if isinstance(error, aiohttp.ClientPayloadError):
-        return "the connection was closed in the middle"
+        return _CUT
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return "its host name could not be resolved"
     if isinstance(error, aiohttp.ClientConnectorError):

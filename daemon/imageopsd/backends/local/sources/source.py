@@ -10,6 +10,15 @@ from imageopsd.model.errors import PermanentFailure, TemporaryFailure, shown
 CODE_UNAVAILABLE = "SOURCE_UNAVAILABLE"
 
 
+class SourceChanged(Exception):
+    """What was read so far and what would follow do not belong together: the import must begin anew. `reason`
+    completes a sentence that begins with the source."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
 class Source(Protocol):
     """An archive that can be read once, from its begin to its end."""
 
@@ -21,9 +30,13 @@ class Source(Protocol):
     def content_type(self) -> str | None:
         """As a server declared it."""
 
+    @property
+    def kept(self) -> int:
+        """Bytes at its begin that do not come from it but from an earlier try."""
+
     async def pour(self, pipe: Pipe[bytes]) -> None:
-        """Puts all of it into the pipe and closes it. Raises BackendFailure, then the pipe stays open: an archive
-        that was cut off on its way must not look like one that is short."""
+        """Puts all of it into the pipe and closes it. Raises BackendFailure or SourceChanged, then the pipe stays
+        open: an archive that was cut off on its way must not look like one that is short."""
 
 
 def without_secrets(url: str) -> str:

@@ -1,0 +1,83 @@
+"""What of images is on this host, apart from making them: finding it, checking it, giving it back, clearing it away."""
+
+import os
+from collections.abc import Collection, Iterator
+from threading import Event
+from typing import BinaryIO
+
+import msgspec
+
+from imageopsd.backends.local.export import write_archive, write_raw
+from imageopsd.backends.local.layout import DISK, Layout
+from imageopsd.backends.local.manifest import ImageManifest, MachineImageManifest
+from imageopsd.backends.local.pipe import in_thread
+from imageopsd.backends.local.verify import damage
+from imageopsd.model.image import GIB, Image
+from imageopsd.model.resource import IMAGES, Resource
+from imageopsd.ports import Kept
+
+
+class Keeping:
+    """The local backend as a `ports.Keeper`."""
+
+    _layout: Layout
+
+    def kept(self) -> Iterator[Kept]:
+        for project, place in self._layout.places():
+            found = Kept(str(place.relative_to(self._layout.root)), project, int(place.name))
+            try:
+                manifest = self._manifest(found)
+            except (OSError, msgspec.MsgspecError):
+                if place.is_dir():  # else it was deleted in this moment
+                    yield found
+            else:
+                yield msgspec.structs.replace(found, operation=manifest.operation, resource=manifest.resource)
+
+    def keeps(self, project: str, resource: Resource) -> bool:
+        place = self._layout.image if isinstance(resource, Image) else self._layout.machine_image
+        return place(project, int(resource.id or 0)).is_dir()
+
+    def damage(self, kept: Kept) -> Iterator[str]:
+        place = self._layout.root / kept.place
+        try:
+            manifest = self._manifest(kept)
+        except (OSError, msgspec.MsgspecError):
+            yield "its manifest is gone or damaged"
+            return
+        if isinstance(manifest, ImageManifest):
+            disks = [(DISK, manifest.facts.disk_size_gb * GIB, manifest.content)]
+        else:
+            disks = [(disk.file, disk.content_bytes, disk.content) for disk in manifest.disks]
+        for name, size, content in disks:
+            prefix = "" if name == DISK else f"{name}: "
+            try:
+                for problem in damage(place / name, size, content):
+                    yield f"{prefix}{problem}"
+            except OSError as error:
+                yield f"{prefix}{name} cannot be read: {error.strerror}"
+
+    def export(self, kept: Kept, target: BinaryIO, *, packed: bool) -> None:
+        descriptor = os.open(self._layout.root / kept.place / DISK, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            (write_archive if packed else write_raw)(descriptor, target)
+        finally:
+            os.close(descriptor)
+
+    def discard(self, kept: Kept) -> None:
+        self._layout.remove(self._layout.root / kept.place)
+
+    def staged(self) -> set[str]:
+        return self._layout.staged()
+
+    def sweep(self, dead: Collection[str]) -> None:
+        for operation_id in dead:
+            self._layout.clear(operation_id)
+        self._layout.empty_trash(Event())
+
+    async def forget(self, operation_id: str) -> None:
+        await in_thread("forget", lambda: self._layout.clear(operation_id))
+
+    def _manifest(self, kept: Kept) -> ImageManifest | MachineImageManifest:
+        """Raises OSError, msgspec.MsgspecError."""
+        kind = ImageManifest if kept.place.startswith(f"{IMAGES}/") else MachineImageManifest
+        return kind.read(self._layout.root / kept.place)

@@ -1,0 +1,129 @@
+"""Images that lie here and records that know of them, held to each other by the daemon and by hand."""
+
+import gzip
+import json
+import shutil
+from pathlib import Path
+
+from tests.acceptance.conftest import Archive
+from tests.acceptance.source import Served, SourceServer
+from tests.backends.archives import same_bytes
+from tests.daemon_process import LOOPBACK_SOURCES, PROJECT, DaemonProcess, Json, run_cli
+
+
+def made(daemon: DaemonProcess, source: SourceServer, archive: Archive, name: str = "disk", **fields: object) -> Json:
+    url = source.put(f"{name}.tar.gz", Served(archive.body))
+    record = daemon.done(daemon.insert({"name": name, "rawDisk": {"source": url}, **fields})["name"])
+    assert "error" not in record
+    return daemon.image(name)
+
+
+def test_a_flipped_bit_is_found_and_named_by_its_block(tmp_path: Path, source: SourceServer, archive: Archive) -> None:
+    with DaemonProcess(tmp_path / "data", LOOPBACK_SOURCES) as daemon:
+        good, bad = made(daemon, source, archive, "good"), made(daemon, source, archive, "bad")
+        at = ("--data-dir", daemon.data_dir, "--project", PROJECT)
+        fine = run_cli("images", "verify", *at)
+        with daemon.stored(bad).open("r+b") as file:  # in its second MiB there is data
+            file.seek(1_500_000)
+            byte = file.read(1)[0]
+            file.seek(1_500_000)
+            file.write(bytes([byte ^ 1]))
+        found = run_cli("images", "verify", *at, "--format", "json")
+        only_good = run_cli("images", "verify", *at, "good")
+        missing = run_cli("images", "verify", *at, "good", "nobody")
+
+    assert (fine.returncode, fine.stderr, fine.stdout.count("OK")) == (0, "", 2)
+    damage = ["block 0 (bytes 0 to 4194303) differs"]
+    assert sorted(json.loads(found.stdout), key=lambda row: str(row["name"])) == [
+        {"project": PROJECT, "name": "bad", "id": bad["id"], "result": "DAMAGED", "damage": damage},
+        {"project": PROJECT, "name": "good", "id": good["id"], "result": "OK", "damage": []},
+    ]
+    assert found.returncode == 1
+    assert f"{PROJECT}/bad: block 0 (bytes 0 to 4194303) differs" in found.stderr
+    assert (only_good.returncode, missing.returncode) == (0, 3)
+    assert "nobody" in missing.stderr
+
+
+def test_an_image_comes_out_as_it_went_in(tmp_path: Path, source: SourceServer, archive: Archive) -> None:
+    with DaemonProcess(tmp_path / "data", LOOPBACK_SOURCES) as daemon:
+        image = made(daemon, source, archive)
+        at = ("images", "export", "--data-dir", daemon.data_dir)
+        raw, packed = tmp_path / "out.raw", tmp_path / "out.tar.gz"
+        codes = [
+            run_cli(*at, "disk", raw).returncode,
+            run_cli(*at, "disk", "--archive", packed).returncode,
+            run_cli(*at, "disk", raw).returncode,
+            run_cli(*at, "nobody", tmp_path / "other").returncode,
+        ]
+        again = made(daemon, source, archive._replace(body=packed.read_bytes()), "again")
+
+        assert codes == [0, 0, 1, 3]
+        assert same_bytes(archive.disk, raw)
+        assert raw.stat().st_blocks <= daemon.stored(image).stat().st_blocks
+        assert same_bytes(archive.disk, daemon.stored(again))
+        assert len(gzip.decompress(packed.read_bytes())) < 16 * 1024**2
+        assert not (tmp_path / "other").exists()
+
+
+def test_lost_records_are_made_again_from_what_lies_there(
+    tmp_path: Path, source: SourceServer, archive: Archive
+) -> None:
+    with DaemonProcess(tmp_path / "data", LOOPBACK_SOURCES) as daemon:
+        image = made(daemon, source, archive, family="f", labels={"a": "b"}, description="First.")
+        rebuild = ("images", "rebuild", "--data-dir", daemon.data_dir, "--format", "json")
+        while_running = run_cli(*rebuild)
+        daemon.terminate()
+        for file in daemon.data_dir.glob("state.db*"):
+            file.unlink()
+        # a start on empty records does not take the images for rubbish
+        daemon.start()
+        daemon.wait_for("bytes that no record knows; `imageopsd images rebuild` takes them in")
+        assert daemon.images() == []
+        daemon.terminate()
+
+        rebuilt, repeated = run_cli(*rebuild), run_cli(*rebuild)
+        daemon.start()
+
+        assert (while_running.returncode, "in use by another" in while_running.stderr) == (1, True)
+        assert json.loads(rebuilt.stdout) == [{"project": PROJECT, "name": "disk", "id": image["id"]}]
+        assert (rebuilt.returncode, repeated.returncode, json.loads(repeated.stdout)) == (0, 0, [])
+        assert daemon.image("disk") == image
+        assert daemon.get("images/family/f").json() == image
+        assert same_bytes(archive.disk, daemon.stored(image))
+
+
+def test_an_image_whose_bytes_are_gone_does_not_stay_ready(
+    tmp_path: Path, source: SourceServer, archive: Archive
+) -> None:
+    with DaemonProcess(tmp_path / "data", LOOPBACK_SOURCES) as daemon:
+        lost, kept = made(daemon, source, archive, "lost"), made(daemon, source, archive, "kept")
+        daemon.kill()
+        shutil.rmtree(daemon.stored(lost).parent)
+        daemon.start()
+        daemon.wait_for("the bytes are gone; no longer READY")
+
+        assert [image["status"] for image in daemon.images()] == ["READY", "FAILED"]
+        assert daemon.image("kept") == kept
+        assert "error" not in daemon.done(daemon.call("DELETE", "images/lost").json()["name"])
+        assert [image["name"] for image in daemon.images()] == ["kept"]
+
+
+def test_what_a_failed_insert_left_behind_is_removed(tmp_path: Path, source: SourceServer, archive: Archive) -> None:
+    with DaemonProcess(tmp_path / "data", LOOPBACK_SOURCES) as daemon:
+        image = made(daemon, source, archive)
+        gone = daemon.insert({"name": "gone", "rawDisk": {"source": source.url("nothing")}})["name"]
+        record = daemon.done(gone)
+        daemon.kill()
+        # as if the process had died after the publishing of an image whose operation then ended otherwise
+        orphan = daemon.stored(image).parent.with_name(record["targetId"])
+        shutil.copytree(daemon.stored(image).parent, orphan)
+        manifest = orphan / "manifest.json"
+        manifest.write_text(manifest.read_text().replace(json.loads(manifest.read_text())["operation"], record["id"]))
+        (daemon.data_dir / "staging" / record["id"]).mkdir()
+        (daemon.data_dir / "staging" / record["id"] / "source.jsonl").write_text("{}")
+        daemon.start()
+        daemon.wait_for("removed bytes that no record has")
+
+        assert not orphan.exists()
+        assert (daemon.staged(), [one["name"] for one in daemon.images()]) == ([], ["disk"])
+        assert daemon.stored(image).exists()

@@ -1,0 +1,138 @@
+"""What lies on this host: found, verified, exported, cleared away."""
+
+import gzip
+import io
+import os
+import subprocess
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from tests.backends import archives
+from tests.backends.archives import GIB, MIB, data_extents, disk, same_bytes
+from tests.backends.contract import PROJECT, Notes, insert_task
+from tests.backends.test_local import image_dir, import_task
+
+from imageopsd.backends.local import LocalBackend
+from imageopsd.model.image import CustomerEncryptionKey, Image, RawDisk
+from imageopsd.ports import Keeper
+
+FRAGMENTS = [(n * 4 * MIB, bytes([n + 1]) * (4096 * (n % 3 + 1))) for n in range(60)]
+SHAPES = {
+    "empty": (GIB, []),
+    "one-extent": (GIB, [(0, b"x" * MIB)]),
+    "to-the-end": (GIB, [(GIB - MIB, b"y" * MIB)]),
+    "a-map-of-three-blocks": (GIB, FRAGMENTS),
+}
+
+
+@pytest.fixture
+async def backend(tmp_path: Path) -> AsyncIterator[LocalBackend]:
+    async with LocalBackend(LocalBackend.Options(allow_files=(str(tmp_path),)), tmp_path / "data") as backend:
+        yield backend
+
+
+async def test_what_was_made_is_found_with_all_that_a_catalogue_needs(backend: LocalBackend, tmp_path: Path) -> None:
+    task = import_task(
+        archives.small(tmp_path / "a.tar.gz"),
+        labels={"a": "b"},
+        image_encryption_key=CustomerEncryptionKey(raw_key="c2VjcmV0", sha256="x"),
+    )
+    await backend.insert_image(task, Notes())
+
+    assert isinstance(backend, Keeper)
+    [kept] = backend.kept()
+    image = kept.resource
+    assert isinstance(image, Image)
+    assert (kept.project, kept.id, kept.operation) == (PROJECT, 7, "7")
+    assert (image.name, image.status, image.labels, image.disk_size_gb) == ("img", "READY", {"a": "b"}, 1)
+    assert image.image_encryption_key == CustomerEncryptionKey(sha256="x")
+    assert backend.keeps(PROJECT, image)
+    assert list(backend.damage(kept)) == []
+
+
+async def test_a_manifest_has_no_secret_of_a_source(backend: LocalBackend, tmp_path: Path) -> None:
+    url = archives.small(tmp_path / "a.tar.gz").as_uri() + "?signature=hush"
+    await backend.insert_image(insert_task(raw_disk=RawDisk(source=url)), Notes())
+    assert "hush" not in (image_dir(tmp_path / "data") / "manifest.json").read_text()
+
+
+async def test_a_manifest_that_cannot_be_read_is_damage_and_no_crash(backend: LocalBackend, tmp_path: Path) -> None:
+    await backend.insert_image(import_task(archives.small(tmp_path / "a.tar.gz")), Notes())
+    (image_dir(tmp_path / "data") / "manifest.json").write_text("{")
+    [kept] = backend.kept()
+    assert (kept.place, kept.resource) == (f"images/{PROJECT}/7", None)
+    assert list(backend.damage(kept)) == ["its manifest is gone or damaged"]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+async def test_an_export_gives_every_byte_and_hole_back(backend: LocalBackend, tmp_path: Path, shape: str) -> None:
+    size, extents = SHAPES[shape]
+    source = disk(tmp_path / "source.raw", size, extents)
+    archive = archives.sparse(source, tmp_path / "a.tar.gz")
+    await backend.insert_image(import_task(archive), Notes())
+    [kept] = backend.kept()
+    stored = image_dir(tmp_path / "data") / "disk.raw"
+
+    raw, packed = tmp_path / "raw", tmp_path / "packed.tar.gz"
+    with raw.open("xb") as target:
+        backend.export(kept, target, packed=False)
+    with packed.open("xb") as target:
+        backend.export(kept, target, packed=True)
+
+    assert same_bytes(source, raw)
+    assert list(data_extents(stored)) == list(data_extents(raw))
+    listed = subprocess.run(["tar", "-tvzf", packed], capture_output=True, text=True, check=True).stdout.split()
+    assert (str(size), "disk.raw") == (listed[2], listed[-1])
+    (tmp_path / "out").mkdir()
+    subprocess.run(["tar", "-C", tmp_path / "out", "-xzSf", packed], check=True)
+    assert same_bytes(source, tmp_path / "out" / "disk.raw")
+    # and in again
+    await backend.insert_image(import_task(packed, 8), Notes())
+    assert same_bytes(source, image_dir(tmp_path / "data", 8) / "disk.raw")
+
+
+async def test_an_export_into_a_stream_has_zeros_for_holes(backend: LocalBackend, tmp_path: Path) -> None:
+    small = disk(tmp_path / "s.raw", GIB, [(5 * MIB, b"data")])
+    await backend.insert_image(import_task(archives.sparse(small, tmp_path / "a.tar.gz")), Notes())
+    [kept] = backend.kept()
+    packed = io.BytesIO()
+
+    class Counting(io.RawIOBase):
+        count = 0
+
+        def write(self, data: object) -> int:
+            self.count += len(data)  # type: ignore[arg-type]
+            return len(data)  # type: ignore[arg-type]
+
+    counting = Counting()
+    backend.export(kept, counting, packed=False)  # type: ignore[arg-type]
+    backend.export(kept, packed, packed=True)
+    assert counting.count == GIB
+    assert len(gzip.decompress(packed.getvalue())) < MIB
+
+
+async def test_a_copy_of_an_image_has_its_digests(backend: LocalBackend, tmp_path: Path) -> None:
+    first = import_task(archives.small(tmp_path / "a.tar.gz"))
+    await backend.insert_image(first, Notes())
+    copy = insert_task(8, "copy", source_image="global/images/img")
+    await backend.insert_image(msgspec.structs.replace(copy, source=first.image), Notes())
+    made, again = sorted(backend.kept(), key=lambda kept: kept.id)
+    data = tmp_path / "data"
+    assert (image_dir(data) / "disk.raw.blocks").read_bytes() == (image_dir(data, 8) / "disk.raw.blocks").read_bytes()
+    assert (list(backend.damage(made)), list(backend.damage(again))) == ([], [])
+
+
+async def test_what_dead_operations_left_is_swept(backend: LocalBackend, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    for name in ("staging/5/out", "staging/6", "trash/9"):
+        (data / name).mkdir(parents=True)
+        (data / name / "file").write_bytes(b"x")
+
+    assert backend.staged() == {"5", "6"}
+    backend.sweep({"5"})
+    assert sorted(os.listdir(data / "staging") + os.listdir(data / "trash")) == ["6"]
+    await backend.forget("6")
+    await backend.forget("7")
+    assert backend.staged() == set()

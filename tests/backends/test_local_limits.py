@@ -1,0 +1,78 @@
+"""Limits of the operator's that are not about a single archive's form."""
+
+import asyncio
+from pathlib import Path
+
+import anyio
+import pytest
+from tests.backends import archives
+from tests.backends.archives import GIB, disk
+from tests.backends.contract import Notes, failed, insert_task
+from tests.backends.hostile import Ranged
+from tests.backends.test_local import import_task, nothing_remains
+from tests.backends.test_local_sources import LOOPBACK, serving
+
+from imageopsd.backends.local import LocalBackend
+from imageopsd.backends.local.turns import Turns
+from imageopsd.model.errors import NotYet, PermanentFailure
+from imageopsd.model.image import RawDisk
+
+
+@pytest.mark.parametrize("make", [archives.dense, archives.sparse])
+async def test_with_strict_sizes_an_archive_is_refused_by_its_header(tmp_path: Path, make: object) -> None:
+    source = disk(tmp_path / "d.raw", GIB // 2, [(0, b"x")])
+    archive = make(source, tmp_path / "a.tar.gz")  # type: ignore[operator]
+    options = LocalBackend.Options(allow_files=(str(tmp_path),), strict_sizes=True)
+    async with LocalBackend(options, tmp_path / "data") as backend:
+        with pytest.raises(PermanentFailure) as failure:
+            await backend.insert_image(import_task(archive), Notes())
+    assert failed(failure) == (
+        "INVALID_IMAGE_FILE",
+        400,
+        f"The disk has {GIB // 2} bytes, not a whole number of GB, which backends.local.strict_sizes asks for.",
+    )
+    assert nothing_remains(tmp_path / "data")
+
+
+def test_turns_are_counted_by_project_and_by_server() -> None:
+    turns = Turns(per_project=2, per_server=1)
+    with turns.take("p", "a"), turns.take("p", None):
+        with pytest.raises(NotYet, match="of the project 'p'"), turns.take("p", "b"):
+            pass
+        with pytest.raises(NotYet, match="of the server 'a'"), turns.take("q", "a"):
+            pass
+        with turns.take("q", "b"):
+            pass
+    with turns.take("p", "a"), turns.take("p", "b"):
+        pass
+
+
+def test_without_limits_there_is_a_turn_for_everybody() -> None:
+    turns = Turns(0, 0)
+    with turns.take("p", "a"), turns.take("p", "a"), turns.take("p", "a"):
+        pass
+
+
+async def test_an_import_waits_for_its_turn_without_a_trace(tmp_path: Path) -> None:
+    body = archives.small(tmp_path / "a.tar.gz").read_bytes()
+    reached, opened = asyncio.Event(), asyncio.Event()
+
+    async def slow(server: Ranged, request: object) -> object:
+        reached.set()
+        await opened.wait()
+        from tests.backends.hostile import whole
+
+        return await whole(server, request)  # type: ignore[arg-type]
+
+    options = LocalBackend.Options(allow_networks=LOOPBACK, max_imports_per_server=1)
+    async with serving(Ranged(body, slow).serve) as url, LocalBackend(options, tmp_path / "data") as backend:  # type: ignore[arg-type]
+        raw = RawDisk(source=str(url))
+        async with anyio.create_task_group() as group:
+            group.start_soon(backend.insert_image, insert_task(7, raw_disk=raw), Notes())
+            await reached.wait()
+            with pytest.raises(NotYet, match=r"of the server '127\.0\.0\.1'"):
+                await backend.insert_image(insert_task(8, raw_disk=raw), Notes())
+            assert [path.name for path in (tmp_path / "data" / "staging").iterdir()] == ["7"]
+            opened.set()
+        await backend.insert_image(insert_task(8, raw_disk=raw), Notes())
+    assert len(list((tmp_path / "data").glob("images/*/*"))) == 2
