@@ -94,6 +94,23 @@ steps = [{ wait = "5s" }]
     assert backends["simulated"].scripts[0].steps[0].wait == 5
 
 
+def test_limits_come_as_tables_and_a_bad_one_is_told_with_its_field(tmp_path: Path) -> None:
+    good = '[[quota]]\nproject = "*"\nmetric = "imageopsd/image_gb"\nlimit = 100\nfuture_limit = 200\n'
+    [limit] = loaded(tmp_path, good).settings.quota
+    assert (limit.project, limit.metric, limit.limit, limit.future_limit) == ("*", "imageopsd/image_gb", 100, 200)
+    assert problems(tmp_path, good.replace("image_gb", "gb")) == [
+        "c.toml:1: quota: metric: 'imageopsd/gb' is not known. Expected one of compute.googleapis.com/images, "
+        "imageopsd/image_gb, imageopsd/stored_bytes, imageopsd/operations_in_flight, imageopsd/inserts_per_source"
+        " at [0]"
+    ]
+    assert problems(tmp_path, good + good) == [
+        "c.toml:1: quota: There are two limits of 'imageopsd/image_gb' for project '*'"
+    ]
+    assert problems(tmp_path, good.replace("limit = 100", "lmit = 100")) == [
+        "c.toml:1: quota: Object contains unknown field 'lmit' at [0]"
+    ]
+
+
 def test_every_error_is_told_at_once_with_its_place_and_a_suggestion(tmp_path: Path) -> None:
     text = """\
 backnd = "local"
