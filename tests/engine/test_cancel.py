@@ -106,9 +106,7 @@ async def test_a_cancelled_delete_that_fails_is_not_tried_again(engine: Engine) 
 
 
 async def test_a_cancel_while_draining_ends_what_would_have_been_taken_up_again(engine: Engine) -> None:
-    worker = engine.worker()
-    async with anyio.create_task_group() as group:
-        group.start_soon(worker.run)
+    async with engine.working() as worker:
         operation = await engine.insert()
         await engine.backend.next_call()
         async with anyio.create_task_group() as draining:
