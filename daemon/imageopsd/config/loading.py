@@ -56,11 +56,12 @@ def load(
     file: Path | None,
     environment: Mapping[str, str],
     flags: Sequence[tuple[str, str, str]],
-    backends: OptionTypes,
+    backends: OptionTypes | None,
     installed: Mapping[str, Collection[str]] | None = None,
 ) -> Loaded:
     """Reads all layers. `flags` are (dotted key, value, how the user wrote it); `installed` are the names of plugs
-    that "store" and "queue" may have, if that is to be checked. Raises ConfigError with every problem there is."""
+    that "store" and "queue" may have, if that is to be checked. Without `backends` their sections are not looked at,
+    for whoever only wants to know where the daemon is. Raises ConfigError with every problem there is."""
     problems: list[str] = []
     values: dict[str, _Value] = {}
     if file is not None:
@@ -73,8 +74,11 @@ def load(
             values[key] = _Value(text, f"environment {name}", text=True)
     for key, text, written in flags:
         values[key] = _Value(text, written, text=True)
-    settings = _build(Settings, values, backends, problems)
-    for key, names in {"backend": backends, **(installed or {})}.items():
+    named = {**({} if backends is None else {"backend": backends}), **(installed or {})}
+    if backends is None:
+        values = {key: value for key, value in values.items() if key.partition(".")[0] != "backends"}
+    settings = _build(Settings, values, backends or {}, problems)
+    for key, names in named.items():
         if settings is not None and getattr(settings, key) not in names:
             expected = f"Expected one of {', '.join(sorted(names))}"
             origin = values[key].origin if key in values else "default"
