@@ -6,6 +6,7 @@ import anyio
 
 from imageopsd.engine.bus import EventBus
 from imageopsd.engine.imageops import Clock, ImageOps
+from imageopsd.engine.pulse import Pulse
 from imageopsd.model.errors import InvalidRequest, RequestError, RequestIdReused, StoreUnavailable, Unavailable
 from imageopsd.model.events import JobBuried, JobCrashed, StoreTroubled
 from imageopsd.model.requests import AnyRequest, InsertImage
@@ -28,17 +29,22 @@ class Intake:
         self._clock = clock
         self._batch = batch
         self._retry_delay = retry_delay
+        self.pulse = Pulse()
 
     async def run(self) -> None:
         """Works until it is cancelled. A job whose operation is recorded but which was not settled comes again
         after a restart, and its request id leads it to the same operation."""
         while True:
             jobs = await self._queue.receive(self._batch)
-            understood = [pair for job in jobs if (pair := await self._understood(job))]
-            for wave in _waves(understood):
-                async with anyio.create_task_group() as together:
-                    for job, request in wave:
-                        together.start_soon(self._take, job, request)
+            with self.pulse.turn():
+                await self._take_all(jobs)
+
+    async def _take_all(self, jobs: list[Job]) -> None:
+        understood = [pair for job in jobs if (pair := await self._understood(job))]
+        for wave in _waves(understood):
+            async with anyio.create_task_group() as together:
+                for job, request in wave:
+                    together.start_soon(self._take, job, request)
 
     async def _understood(self, job: Job) -> tuple[Job, AnyRequest] | None:
         try:
@@ -73,6 +79,7 @@ class Intake:
         """Waits out a disk that is full or a database that is locked: the job is safe in the queue meanwhile, and what
         was done of `work` is found when it is done again."""
         while True:
+            self.pulse.beat()
             try:
                 return await work()
             except StoreUnavailable as error:

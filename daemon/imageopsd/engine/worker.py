@@ -16,6 +16,7 @@ import anyio
 from imageopsd.engine.bus import EventBus
 from imageopsd.engine.effects import Effects
 from imageopsd.engine.imageops import Clock
+from imageopsd.engine.pulse import Pulse
 from imageopsd.engine.run import Run
 from imageopsd.model.errors import (
     BackendFailure,
@@ -110,6 +111,7 @@ class Worker:
         self._stopping = anyio.Event()
         self._fed = anyio.Event()
         self._impatient = False
+        self.pulse = Pulse()
         bus.subscribe(self._hear)
 
     @property
@@ -163,7 +165,8 @@ class Worker:
             self._hint = anyio.Event()
             while self._free and not self._stopping.is_set():
                 seats = len(self._free)
-                claims = await self._claim(seats)
+                with self.pulse.turn():
+                    claims = await self._claim(seats)
                 for claim in claims:
                     self._free.popleft().give(self._begin(claim))
                 if len(claims) < seats:

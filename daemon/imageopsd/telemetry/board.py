@@ -29,6 +29,7 @@ class Board:
     def __init__(self, version: str, backend: str, slots: int, started: datetime) -> None:
         self._head = {"version": version, "backend": backend, "slots": slots, "started": started.isoformat()}
         self.phase = "starting"
+        self.stuck: tuple[str, ...] = ()
         self.pending = self.succeeded = self.failed = 0
         self._running: dict[str, tuple[str, Operation]] = {}
         self._failures: deque[dict[str, Any]] = deque(maxlen=RECENT)
@@ -65,6 +66,12 @@ class Board:
     @property
     def running(self) -> int:
         return len(self._running)
+
+    def sentence(self) -> str:
+        """For whoever reads one line: `systemctl status`."""
+        state = f"stuck in {', '.join(self.stuck)}" if self.stuck else self.phase
+        counts = f"{self.running} running, {self.pending} waiting, {self.succeeded} succeeded, {self.failed} failed"
+        return f"{state.capitalize()}: {counts}"
 
     def snapshot(self) -> dict[str, Any]:
         return {
