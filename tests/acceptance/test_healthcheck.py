@@ -1,14 +1,11 @@
 """`imageopsd healthcheck`, as a container engine and a script use it."""
 
-import json
 import signal
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from tests.daemon_process import DaemonProcess, clean_environment, run_cli
+from tests.daemon_process import DaemonProcess, run_cli
 
 SLOW = ("backend=simulated", 'backends.simulated.scripts=[{image = "*", steps = [{wait = "1h"}]}]')
 SOURCE = {"source": "https://example.com/disk.tar.gz"}
@@ -66,19 +63,3 @@ def test_an_error_anywhere_else_in_the_configuration_is_named(tmp_path: Path, se
     ended = run_cli("healthcheck", "--config", config)
     assert ended.returncode == 78
     assert f"{config}:2: {section}.no_such: unknown key" in ended.stderr
-
-
-def test_it_is_asked_often_and_loads_nothing_heavy() -> None:
-    program = (
-        "import json, sys\n"
-        "from imageopsd.cli.main import main\n"
-        "sys.argv[1:] = ['healthcheck', '--server', 'http://127.0.0.1:1']\n"
-        "try: main()\n"
-        "finally: print(json.dumps(sorted(sys.modules)))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program], env=clean_environment(), capture_output=True, text=True, timeout=60
-    )
-    loaded = {name.partition(".")[0] for name in json.loads(done.stdout)}
-    assert "click" in loaded
-    assert loaded & {"aiohttp", "anyio", "asyncio", "prometheus_client", "rich", "structlog", "yaml"} == set()

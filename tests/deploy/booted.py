@@ -73,14 +73,23 @@ class Booted:
 
     def run(self, *command: str, stdin: str = "") -> "subprocess.CompletedProcess[str]":
         """A command inside, as root, to its end."""
-        return subprocess.run(
+        with self.start(*command) as process:
+            try:
+                output, complaint = process.communicate(stdin, timeout=2 * LIMIT)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
+        return subprocess.CompletedProcess(command, process.returncode, output, complaint)
+
+    def start(self, *command: str) -> "subprocess.Popen[str]":
+        """A command inside, as root, that is talked to while it runs."""
+        return subprocess.Popen(
             ["nsenter", "--target", str(self._leader), "--all", *command],
-            input=stdin,
             env={"PATH": os.environ["PATH"], "LD_LIBRARY_PATH": "/opt/python/lib"},
-            capture_output=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=2 * LIMIT,
-            check=False,
         )
 
     def systemctl(self, *arguments: str) -> None:

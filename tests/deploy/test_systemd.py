@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.daemon_process import LIMIT
 from tests.deploy.booted import UNITS, Booted
 from tests.needs import need
 
@@ -31,6 +32,21 @@ FETCH = """
 import sys, urllib.error, urllib.request
 try: print(urllib.request.urlopen(sys.argv[1], timeout=60).status)
 except urllib.error.HTTPError as error: print(error.code)
+"""
+
+KNOCK = """
+import select, socket, sys
+refused = knocked = 0
+while not select.select([sys.stdin], [], [], 0)[0]:
+    try:
+        with socket.create_connection(("127.0.0.1", 8640), 60) as door:
+            door.sendall(b"GET /livez HTTP/1.0\\r\\n\\r\\n")
+            door.recv(100)
+    except ConnectionRefusedError: refused += 1
+    except ConnectionResetError: pass  # taken by the daemon that was just leaving
+    knocked += 1
+    if knocked == 1: print("let in", flush=True)
+print(refused, "refused")
 """
 
 
@@ -147,6 +163,20 @@ def test_a_request_that_comes_while_the_daemon_is_down_is_answered_by_the_next_o
     assert fetch(service, "/readyz") == "200"
     assert service.show("MainPID") != first
     assert service.show("SubState", "imageopsd.socket") == "running"
+
+
+def test_no_connection_is_refused_over_a_restart(service: Booted) -> None:
+    """Somebody asks all the time; what counts is that the address never goes away."""
+    service.systemctl("stop", "imageopsd.service")
+    service.systemctl("start", "imageopsd.socket")
+    first = service.show("InvocationID")
+    with service.start("/opt/imageopsd/bin/python", "-c", KNOCK) as knocking:
+        assert knocking.stdout is not None
+        assert knocking.stdout.readline() == "let in\n"
+        service.systemctl("restart", "imageopsd.service")
+        assert service.show("InvocationID") != first
+        answer, _ = knocking.communicate("enough", timeout=LIMIT)
+    assert answer == "0 refused\n", service.journal()
 
 
 def test_tokens_come_as_a_credential_that_only_root_and_the_service_can_read(service: Booted) -> None:
