@@ -165,6 +165,13 @@ def test_a_request_that_comes_while_the_daemon_is_down_is_answered_by_the_next_o
     assert service.show("SubState", "imageopsd.socket") == "running"
 
 
+def test_a_job_that_root_queues_while_the_service_is_down_is_done_by_the_next_start(service: Booted) -> None:
+    service.systemctl("stop", "imageopsd.service")
+    submit(service, "brief-one")
+    service.systemctl("start", "imageopsd.service")
+    wait_for_status(service, "Ready: 0 running, 0 waiting, 1 succeeded, 0 failed")
+
+
 def test_no_connection_is_refused_over_a_restart(service: Booted) -> None:
     """Somebody asks all the time; what counts is that the address never goes away."""
     service.systemctl("stop", "imageopsd.service")
