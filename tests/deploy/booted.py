@@ -4,8 +4,10 @@ booted by systemd-nspawn in about a second, with the package installed in /opt/i
 Needs root, and a kernel that lets it mount an overlay and make namespaces.
 """
 
+import errno
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -14,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+from uuid import uuid4
 
 from tests.daemon_process import LIMIT, clean_environment
 from tests.needs import need
@@ -30,6 +33,9 @@ mkdir "$1/upper" "$1/work" "$1/root"
 mount -t overlay overlay -o "lowerdir=/,upperdir=$1/upper,workdir=$1/work" "$1/root"
 cp -r "$2/." "$1/root"
 [ "$3" = try ] && exit
+for tree in /sys/fs/cgroup /sys/fs/cgroup/systemd /sys/fs/cgroup/unified; do
+    [ -w "$tree/cgroup.procs" ] && mkdir "$tree/$5" && echo $$ > "$tree/$5/cgroup.procs"
+done
 exec systemd-nspawn --quiet --directory="$1/root" --register=no --keep-unit --private-network --link-journal=no \
     --bind-ro="$3:/opt/python" --bind-ro="$4:/opt/packages" --boot systemd.unit=sysinit.target
 """
@@ -45,6 +51,8 @@ class Booted:
         self._config = config
         self._manager: subprocess.Popen[bytes] | None = None
         self._leader = 0
+        self._group = f"imageopsd-test-{uuid4().hex}"
+        """The control group below which all of it lives: two machines in one would kill each other's services."""
 
     def __enter__(self) -> Self:
         need(os.geteuid() == 0, "booting a systemd needs root")
@@ -57,7 +65,7 @@ class Booted:
         need(tried.returncode == 0, f"this kernel lets nobody mount an overlay here: {said.decode().strip()}")
         with (self._directory / "console").open("wb") as console:
             self._manager = self._unshared(
-                sys.base_prefix, sysconfig.get_path("purelib"), stdout=console, stderr=subprocess.STDOUT
+                sys.base_prefix, sysconfig.get_path("purelib"), self._group, stdout=console, stderr=subprocess.STDOUT
             )
         self.until(self._is_up, "systemd does not come up")
         return self
@@ -66,8 +74,14 @@ class Booted:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._manager is not None:
-            self._manager.kill()  # the death of PID 1's parent takes the name space with it
+            if self._leader:
+                os.kill(self._leader, signal.SIGKILL)  # with its PID 1 the whole name space ends; nspawn follows
+            else:
+                self._manager.kill()
             self._manager.wait(LIMIT)
+        for top in Path("/sys/fs/cgroup").glob(f"**/{self._group}"):
+            for group in sorted((path for path in top.glob("**/") if path.is_dir()), reverse=True):
+                _remove(group)
 
     # ----------------------------------------------------------------------------------------- inside it
 
@@ -169,6 +183,19 @@ class Booted:
             "running",
             "degraded",
         )
+
+
+def _remove(group: Path) -> None:
+    """A control group, once the last process in it is gone, which may take a moment longer than its parent's death."""
+    deadline = time.monotonic() + LIMIT
+    while time.monotonic() < deadline:
+        try:
+            return group.rmdir()
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            time.sleep(0.05)
+    raise AssertionError(f"processes are left in {group}")
 
 
 def _init_below(parent: int) -> int:

@@ -61,7 +61,7 @@ def service(machine: Booted) -> Iterator[Booted]:
     """The service, running, with nothing to do and no settings but its own."""
     machine.systemctl("start", "imageopsd.service")
     yield machine
-    machine.run("systemctl", "kill", "--signal=SIGKILL", "imageopsd.service")
+    machine.run("systemctl", "kill", "--kill-who=main", "--signal=SIGKILL", "imageopsd.service")
     machine.systemctl("stop", "imageopsd.socket", "imageopsd.service")
     machine.run("rm", "-rf", "/var/lib/private/imageopsd", DROPPED)
     machine.systemctl("daemon-reload")
@@ -115,7 +115,7 @@ def test_the_status_line_shows_what_runs_and_what_came_of_it(service: Booted) ->
 def test_a_killed_daemon_comes_back_and_ends_what_it_had_begun(service: Booted) -> None:
     job = submit(service, "brief-one")
     wait_for_status(service, "Ready: 1 running, 0 waiting, 0 succeeded, 0 failed")
-    service.systemctl("kill", "--signal=SIGKILL", "imageopsd.service")
+    service.systemctl("kill", "--kill-who=main", "--signal=SIGKILL", "imageopsd.service")
     service.until(lambda: service.show("NRestarts") == "1", "it was not started again")
     service.until(lambda: service.show("ActiveState") == "active", "it did not get ready again")
     service.imageopsd("operations", "wait", job)
@@ -136,7 +136,7 @@ def test_a_stop_lets_the_work_end_though_the_managers_own_patience_is_shorter(se
 def test_a_daemon_that_hangs_is_killed_and_started_again(service: Booted) -> None:
     job = submit(service, "endless-one")
     reconfigure(service, "WatchdogSec=5s")
-    service.run("systemctl", "kill", "--signal=SIGKILL", "imageopsd.service")
+    service.run("systemctl", "kill", "--kill-who=main", "--signal=SIGKILL", "imageopsd.service")
     service.until(lambda: service.show("WatchdogUSec") == "5s", "the drop-in does not count")
     service.until(lambda: service.show("ActiveState") == "active", "it did not get ready again")
     wait_for_status(service, "Ready: 1 running, 0 waiting, 0 succeeded, 0 failed")
@@ -145,7 +145,7 @@ def test_a_daemon_that_hangs_is_killed_and_started_again(service: Booted) -> Non
         fed = service.show("WatchdogTimestampMonotonic")
         service.until(lambda fed=fed: service.show("WatchdogTimestampMonotonic") != fed, "nobody feeds the watchdog")
     assert service.show("NRestarts") == before
-    service.systemctl("kill", "--signal=SIGSTOP", "imageopsd.service")
+    service.systemctl("kill", "--kill-who=main", "--signal=SIGSTOP", "imageopsd.service")
     service.until(lambda: service.show("NRestarts") != before, "it was not killed")
     assert "Watchdog timeout (limit 5s)!" in service.journal()
     wait_for_status(service, "Ready: 1 running, 0 waiting, 0 succeeded, 0 failed")
