@@ -18,9 +18,9 @@ from imageopsd.api.access import Access, TokensFile, issue
 from imageopsd.api.browsers import own_pages_only
 from imageopsd.api.compute import ComputeApi
 from imageopsd.api.envelope import envelope
+from imageopsd.api.sockets import CannotListen, listen_at, listen_on
 from imageopsd.api.status import StatusApi
 from imageopsd.config import Settings
-from imageopsd.config.settings import split_address
 from imageopsd.engine.backlog import Backlog
 from imageopsd.engine.bus import EventBus
 from imageopsd.engine.deadlines import Deadlines
@@ -28,6 +28,7 @@ from imageopsd.engine.gate import Gate
 from imageopsd.engine.housekeeping import Housekeeping
 from imageopsd.engine.imageops import ImageOps
 from imageopsd.engine.intake import Intake
+from imageopsd.engine.pulse import Watch
 from imageopsd.engine.retention import Retention
 from imageopsd.engine.upkeep import Upkeep
 from imageopsd.engine.worker import Worker
@@ -43,7 +44,7 @@ from imageopsd.telemetry import logs
 from imageopsd.telemetry.board import Board
 from imageopsd.telemetry.logs import log
 from imageopsd.telemetry.metrics import Metrics
-from imageopsd.telemetry.systemd import notify
+from imageopsd.telemetry.systemd import StatusText, ask_for_time, notify, passed_sockets, watchdog_seconds
 
 MAX_BODY = 1024 * 1024
 """Bytes of a request's body; the largest Image anybody would send is a few kilobytes."""
@@ -53,6 +54,16 @@ ENDPOINT_FILE = "endpoint"
 
 TOKEN_FILE = "token"  # noqa: S105 - its name, not its content
 """In the data directory, if there is a tokens file: what lets those commands in."""
+
+LOOK_INTERVAL = 30.0
+"""Seconds between two looks at our own loops where no service manager has a wish of its own; a loop in the same turn
+for so long is stuck."""
+
+START_LIMIT = 600.0
+"""Seconds that recovery may ask the service manager to wait."""
+
+STOP_MARGIN = 30.0
+"""Seconds after worker.drain_timeout in which interrupted work must have ended."""
 
 
 def clock() -> Time:
@@ -81,12 +92,15 @@ class Daemon:
         self._bus = EventBus()
         self._board = Board(self._version, settings.backend, settings.worker.slots, clock())
         self._metrics = Metrics(self._version, settings.backend, settings.worker.slots)
+        self._watchdog = watchdog_seconds()
+        self._ready = anyio.Event()
 
     async def run(self) -> None:
         """Serves until a signal. Raises StartError, StoreError or whatever broke it."""
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
             async with anyio.create_task_group() as watching:
                 watching.start_soon(self._heed, signals)
+                watching.start_soon(self._ask_for_time)
                 await self._serve()
                 watching.cancel_scope.cancel()
 
@@ -101,6 +115,24 @@ class Daemon:
             if self._stop.is_set() and self._worker is not None:
                 self._worker.interrupt()
             self._stop.set()
+
+    async def _ask_for_time(self) -> None:
+        """Recovery and a drain may take longer than the service manager's limits, and it is told so."""
+        async with anyio.create_task_group() as asking:
+            asking.start_soon(ask_for_time, START_LIMIT)
+            await self._ready.wait()
+            asking.cancel_scope.cancel()
+        await self._stop.wait()
+        await ask_for_time(self._settings.worker.drain_timeout + STOP_MARGIN)
+
+    def _looked(self, stuck: tuple[str, ...]) -> None:
+        """What was seen of our loops. A service manager that is not told that all is well kills us, and the next start
+        goes on where we hung."""
+        if stuck != self._board.stuck:
+            log.error("stuck", loops=list(stuck)) if stuck else log.warning("no longer stuck")
+        self._board.stuck = stuck
+        if self._watchdog and not stuck:
+            notify(WATCHDOG=1)
 
     async def _serve(self) -> None:
         settings, data_dir = self._settings, _prepare(Path(self._settings.data_dir))
@@ -195,12 +227,17 @@ class Daemon:
             freed=worker.look,
         )
         # Each group is cancelled or left before the one around it: a scope's end reaches all that is inside it.
+        pulses = {"intake": intake.pulse, "worker": worker.pulse, "upkeep": upkeep.pulse}
+        watch = Watch(pulses, self._watchdog / 3 if self._watchdog else LOOK_INTERVAL, self._looked)
+        status = StatusText(self._board.sentence)
+        self._bus.subscribe(status.hear)
         async with anyio.create_task_group() as leases:
             leases.start_soon(upkeep.run)
             leases.start_soon(gate.heal, store)
             leases.start_soon(Deadlines(store, ops, self._bus, clock, gate).run)
             if isinstance(store, Inventory) and isinstance(backend, Keeper):
                 leases.start_soon(Housekeeping(store, backend, self._bus).run)
+            leases.start_soon(watch.run)
             async with anyio.create_task_group() as working:
                 working.start_soon(worker.run)
                 async with anyio.create_task_group() as taking:
@@ -210,10 +247,12 @@ class Daemon:
                     if self._exit_when_idle is not None:
                         taking.start_soon(self._stop_when_idle, queue, self._exit_when_idle)
                     self._board.phase = "ready"
-                    notify(READY=1, STATUS="Ready")
+                    notify(READY=1, STATUS=self._board.sentence())
+                    self._ready.set()
+                    leases.start_soon(status.run)
                     await self._stop.wait()
                     self._board.phase = "draining"
-                    notify(STOPPING=1, STATUS=f"Draining {worker.running} operations")
+                    notify(STOPPING=1, STATUS=self._board.sentence())
                     log.info("draining", running=worker.running, timeout_seconds=options.drain_timeout)
                     ops.draining = True
                     taking.cancel_scope.cancel()
@@ -250,13 +289,13 @@ class Daemon:
         await runner.setup()
         endpoint, token = data_dir / ENDPOINT_FILE, data_dir / TOKEN_FILE
         try:
-            host, port = split_address(self._settings.server.listen)
             try:
-                await web.TCPSite(runner, host, port).start()
-            except OSError as error:
-                raise StartError(
-                    f"server.listen: cannot listen on {self._settings.server.listen}: {os.strerror(error.errno or 0)}"
-                ) from error
+                if passed := passed_sockets():
+                    await listen_on(runner, passed, guarded=tokens is not None)
+                else:
+                    await listen_at(runner, self._settings.server.listen)
+            except (CannotListen, OSError) as error:
+                raise StartError(str(error)) from error
             host, port = runner.addresses[0][:2]
             address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
             if tokens is not None:

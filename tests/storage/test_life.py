@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from tests.storage.records import LEASE, NOW, _ids, operation, request
 
 from imageopsd.model.errors import AlreadyExists, LeaseLost, RequestIdReused
-from imageopsd.model.events import Claimed, Deferred, Failed, Interrupted, Progressed, Succeeded
+from imageopsd.model.events import Cancelled, Claimed, Deferred, Failed, Interrupted, Progressed, Reason, Succeeded
 from imageopsd.model.image import Image, ImageStatus, reserved
 from imageopsd.model.lifecycle import apply
 from imageopsd.model.operation import ErrorEntry, Operation, Status
@@ -24,6 +24,7 @@ from imageopsd.model.time import Time
 from imageopsd.ports import Acceptance, CatalogueChange, Claim, Forget, Publish, Totals
 from imageopsd.storage.sqlite.store import SqliteStore
 
+USER = Cancelled(Reason.USER, by="ann")
 ENTRY = ErrorEntry(code="X", message="x")
 IMAGES = ("a", "b", "c")
 RANK = (Status.PENDING, Status.RUNNING, Status.DONE)
@@ -41,6 +42,7 @@ class Known:
     checkpoint: bytes | None = None
     lease_until: Time = NOW
     owner: str = ""
+    cancelled: bool = False
     stale: list[Claim] = field(default_factory=list)
 
 
@@ -102,11 +104,48 @@ class Life(RuleBasedStateMachine):
         elif insert and image in self.images:
             self.refused(send(), AlreadyExists)
         else:
+            made = replace(made, status_message=self._waiting_for(self._line(image)))
             assert self.run(send()) == Acceptance(made, created=True)
             self.known[made.id] = Known(made, image)
             self.requests[number] = made.id
             if target is not None:
                 self.images[image] = target
+
+    def _line(self, lane: str) -> list[Known]:
+        """What is not DONE in a lane, in its order."""
+        line = [known for known in self.known.values() if known.lane == lane and known.record.status is not Status.DONE]
+        return sorted(line, key=lambda known: int(known.record.id))
+
+    def _waiting_for(self, ahead: list[Known]) -> str | None:
+        return f"Waiting for '{ahead[-1].record.name}', which is about the same and came first" if ahead else None
+
+    def _moved_up(self, lane: str, number: str) -> None:
+        """Whoever waited for the operation that ended is told what it waits for now."""
+        line = self._line(lane)
+        for place, known in enumerate(line):
+            if int(known.record.id) > int(number):
+                known.record = replace(known.record, status_message=self._waiting_for(line[:place]))
+                return
+
+    @rule(pick=st.integers(0, 9))
+    def cancel(self, pick: int) -> None:
+        """What nobody works on ends at once; what is claimed is told at its next claim."""
+        if not self.known:
+            return
+        known = list(self.known.values())[pick % len(self.known)]
+        ended = apply(known.record, USER, self.now) if known.record.status is not Status.DONE else known.record
+        number = known.record.id
+        here = known.token is None and known.record.status is not Status.DONE
+        change = Forget(int(self.images.pop(known.lane).id or 0)) if here and known.lane in self.images else None
+        answer = self.run(
+            self.store.cancel("p", known.record.name, USER, lambda before: ended, lambda request, target: change)
+        )
+        assert answer.ended == here
+        if here:
+            known.record = ended
+            self._moved_up(known.lane, number)
+        assert answer.operation == known.record
+        known.cancelled = known.cancelled or known.token is not None
 
     def refused(self, work: Any, error: type[Exception]) -> None:
         try:
@@ -125,6 +164,7 @@ class Life(RuleBasedStateMachine):
         assert [claim.operation.id for claim in claims] == [known.record.id for known in due]
         for claim, known in zip(claims, due, strict=True):
             assert (claim.attempt, claim.checkpoint) == (known.attempts + 1, known.checkpoint)
+            assert claim.cancelled == (USER if known.cancelled else None)
             assert claim.operation == apply(known.record, Claimed(), self.now)
             assert claim.token not in {old.token for old in known.stale}
             known.attempts += 1
@@ -133,11 +173,11 @@ class Life(RuleBasedStateMachine):
             self.claims[claim.operation.id] = claim
 
     def _due(self, limit: int) -> list[Known]:
-        """Of the fresh the oldest, of the deferred those that have waited longest; of both together the oldest."""
+        """The oldest; what was deferred and is due now is as good as the others."""
         free = [known for known in self._heads() if known.token is None and known.not_before <= self.now]
-        fresh = [known for known in free if known.not_before == NOW]
-        deferred = sorted((known for known in free if known.not_before > NOW), key=lambda known: known.not_before)
-        return sorted([*fresh[:limit], *deferred[:limit]], key=lambda known: int(known.record.id))[:limit]
+        for known in free:
+            known.not_before = NOW
+        return free[:limit]
 
     def _heads(self) -> list[Known]:
         """The first of each lane that is not DONE, the oldest first."""
@@ -209,6 +249,7 @@ class Life(RuleBasedStateMachine):
         self.run(self.store.finish(claim, done, change))
         known.record = done
         self._let_go(claim)
+        self._moved_up(known.lane, done.id)
 
     @precondition(lambda self: any(known.stale for known in self.known.values()))
     @rule(pick=st.integers(0, 99), way=st.integers(0, 5))

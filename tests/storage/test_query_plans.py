@@ -14,12 +14,13 @@ import pytest
 from tests.storage.records import LEASE, NOW, accept, claim, request
 
 from imageopsd.model.errors import NotFound
-from imageopsd.model.events import Deferred, Progressed, Succeeded
+from imageopsd.model.events import Cancelled, Deferred, Progressed, Reason, Succeeded
 from imageopsd.model.lifecycle import apply
-from imageopsd.model.operation import ErrorEntry
+from imageopsd.model.operation import ErrorEntry, Operation
 from imageopsd.model.policy import Policy
-from imageopsd.ports import Forget, Publish
-from imageopsd.storage.sqlite import connection
+from imageopsd.ports import Forget, Pause, Publish
+from imageopsd.storage.sqlite import connection, turns
+from imageopsd.storage.sqlite.connection import migrate
 from imageopsd.storage.sqlite.queue import SqliteQueue
 from imageopsd.storage.sqlite.store import SqliteStore
 
@@ -29,8 +30,8 @@ GROWING = ("operations", "resources", "jobs", "dead_letters", "boots")
 SMALL_INDEXES = ("tasks_claimed",)
 """Partial indexes that may be walked as a whole: one entry for each claim, so at most as many as there are slots."""
 
-SORTED = "UPDATE tasks SET token = lower(hex(randomblob(16)))"
-"""The claim sorts by age what its two LIMITs have let through: at most twice as many rows as there are free slots."""
+SORTED = turns.RUNNING
+"""A claim counts by project what is claimed already: at most as many rows as there are slots."""
 
 
 class Overheard:
@@ -97,6 +98,7 @@ async def live(store: SqliteStore) -> None:
     for reference in (done.name, done.id, "11111111-2222-3333-4444-555555555555"):
         await store.operation("p", reference)
         await store.operation(None, reference)
+        await store.request_of("p", reference)
     for newest_first in (False, True):
         await store.operations("p", 2, None, newest_first)
         await store.operations(None, 2, 7, newest_first)
@@ -116,7 +118,23 @@ async def live(store: SqliteStore) -> None:
         store, "e", request_id="11111111-2222-3333-4444-555555555555", forget_requests_before=NOW + timedelta(days=1)
     )
     await store.delete_operation("p", first.operation.name)
+    await store.claim("boot-1", 1, NOW, NOW + LEASE, lambda before: before, project_limit=1, making=False)
+    for name in ("d", "e"):
+        await store.cancel("p", (await accept(store, name)).operation.name, USER, ended, lambda request, target: None)
+    await store.next_deadline()
+    await store.overdue(NOW, 10)
+    for failed in (False, True):
+        await store.forget(failed=failed, before=NOW + timedelta(days=1), limit=10)
+    await store.tidy()
+    await store.probe()
     await store.leave("boot-1", NOW)
+
+
+USER = Cancelled(Reason.USER, by="ann")
+
+
+def ended(operation: Operation) -> Operation:
+    return apply(operation, USER, NOW)
 
 
 async def queue_up(queue: SqliteQueue) -> None:
@@ -129,11 +147,18 @@ async def queue_up(queue: SqliteQueue) -> None:
     await queue.dead_letters(10)
     for receipt in receipts:
         await queue.find(receipt)
+    await queue.dead_letter("b")
+    await queue.requeue(["b"], NOW)
+    await queue.purge(["b"], NOW)
+    await queue.pause(Pause(NOW, "a test"))
+    await queue.pause_turned(None)
+    await queue.pause(None)
 
 
 async def test_no_statement_scans_what_grows_or_sorts_what_is_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    migrate(tmp_path / "state.db", "state")  # which reads all there is, once
     with overhearing(monkeypatch) as heard:
         async with SqliteStore(SqliteStore.Options(), tmp_path) as store:
             await live(store)

@@ -19,6 +19,8 @@ from imageopsd.model.names import ANY_PROJECT
 
 SOCKET_TIMEOUT = 60.0
 """Seconds; longer than the daemon holds a wait."""
+PROBE_TIMEOUT = 5.0
+"""Seconds in which a daemon that is well has answered a probe, which it does from memory."""
 POLL_INTERVAL = 0.25
 """Seconds between two looks at an operation whose progress is shown."""
 
@@ -98,6 +100,10 @@ class Client:
         """Raises Failure 5 if no daemon answers."""
         self._send("GET", "/livez")
 
+    def probe(self, path: str) -> str:
+        """The answer of a probe. Raises Failure 5 if none comes in PROBE_TIMEOUT, 1 if it is a bad one."""
+        return self._send("GET", path, PROBE_TIMEOUT).decode(errors="replace").strip()
+
     def _call(self, method: str, path: str) -> dict[str, Any]:
         """The answer at one of the project's global paths, or of the project itself if that is empty."""
         project = urllib.parse.quote(self.project or ANY_PROJECT, safe="")
@@ -110,14 +116,14 @@ class Client:
             raise Failure(Exit.CANNOT_CONNECT, f"what answers at {self.server} is not imageopsd")
         return result
 
-    def _send(self, method: str, path: str) -> bytes:
+    def _send(self, method: str, path: str, timeout: float = SOCKET_TIMEOUT) -> bytes:
         try:
             if not self.server.startswith(("http://", "https://")):
                 raise ValueError("not an http:// address")
             request = urllib.request.Request(f"{self.server}{path}", method=method)  # noqa: S310 - the user's server
             if self._token:
                 request.add_unredirected_header("Authorization", f"Bearer {self._token}")
-            with self._open(request, timeout=SOCKET_TIMEOUT) as answer:
+            with self._open(request, timeout=timeout) as answer:
                 body: bytes = answer.read()
                 return body
         except urllib.error.HTTPError as error:
@@ -128,7 +134,7 @@ class Client:
         if self._otherwise is not None:
             self.server, self._otherwise = self._otherwise, None
             try:
-                return self._send(method, path)
+                return self._send(method, path, timeout)
             except Failure as failure:
                 if failure.code is not Exit.CANNOT_CONNECT:
                     raise

@@ -18,6 +18,7 @@ from imageopsd.engine.bus import EventBus
 from imageopsd.engine.effects import Effects, undone
 from imageopsd.engine.gate import Gate
 from imageopsd.engine.imageops import Clock
+from imageopsd.engine.pulse import Pulse
 from imageopsd.engine.run import Run
 from imageopsd.model.errors import (
     BackendFailure,
@@ -122,6 +123,7 @@ class Worker:
         self._fed = anyio.Event()
         self._impatient = anyio.Event()
         gate.turned = self.look
+        self.pulse = Pulse()
         bus.subscribe(self._hear)
 
     @property
@@ -196,7 +198,8 @@ class Worker:
                 await self._hint.wait()
             self._hint = anyio.Event()
             while not self._stopping.is_set() and (seats := self._gate.seats(len(self._free))):
-                claims = await self._claim(seats)
+                with self.pulse.turn():
+                    claims = await self._claim(seats)
                 for claim in claims:
                     self._free.popleft().give(self._begin(claim))
                 if len(claims) < seats:

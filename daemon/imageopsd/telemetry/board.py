@@ -32,6 +32,7 @@ class Board:
     def __init__(self, version: str, backend: str, slots: int, started: datetime) -> None:
         self._head = {"version": version, "backend": backend, "slots": slots, "started": started.isoformat()}
         self.phase = "starting"
+        self.stuck: tuple[str, ...] = ()
         self.pending = self.succeeded = self.failed = 0
         self._obstacles: dict[Obstacle, str] = {}
         self._running: dict[str, tuple[str, Operation]] = {}
@@ -86,6 +87,12 @@ class Board:
     def state(self) -> str:
         """The phase; and what stands in the way, if anything does."""
         return "; ".join([self.phase, *self._obstacles.values()])
+
+    def sentence(self) -> str:
+        """For whoever reads one line: `systemctl status`."""
+        state = f"stuck in {', '.join(self.stuck)}" if self.stuck else self.phase
+        counts = f"{self.running} running, {self.pending} waiting, {self.succeeded} succeeded, {self.failed} failed"
+        return f"{state.capitalize()}: {counts}"
 
     def snapshot(self) -> dict[str, Any]:
         return {
