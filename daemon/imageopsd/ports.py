@@ -269,7 +269,9 @@ class Store(Protocol):
 
 class InsertTask(msgspec.Struct, frozen=True):
     """Make `image` (reserved: its id, name and source are set). `source` is the image it is to be copied from,
-    when that is its source; `force` accepts a source disk that is in use. `checkpoint` is what an earlier try saved."""
+    when that is its source; `force` accepts a source disk that is in use. `checkpoint` is what an earlier try saved.
+    `reserved_bytes` is what the image may take of the device, if somebody counts: a backend that can tell fails before
+    it takes more."""
 
     operation_id: str
     project: str
@@ -277,6 +279,7 @@ class InsertTask(msgspec.Struct, frozen=True):
     source: Image | None = None
     force: bool = False
     checkpoint: bytes | None = None
+    reserved_bytes: int | None = None
 
 
 class PatchTask(msgspec.Struct, frozen=True):
