@@ -393,8 +393,9 @@ class Keeper(Protocol):
     def kept(self) -> Iterator[Kept]:
         """All there is."""
 
-    def keeps(self, project: str, resource: Resource) -> bool:
-        """Whether the bytes of a resource are there."""
+    def keeps(self, project: str, resource: Resource) -> bool | None:
+        """Whether the bytes of a resource are there. `None` where not even the place for its project's is: another disk
+        may be mounted, or another backend was at work."""
 
     def damage(self, kept: Kept) -> Iterator[str]:
         """What of its content is not as it was when it was made, a sentence each."""
