@@ -21,3 +21,8 @@ class Figure(NamedTuple):
     def time(cls, what: str, ours: float, against: str, theirs: float) -> "Figure":
         """Seconds; smaller is better."""
         return cls(what, f"{ours:.2f} s", against, f"{theirs:.2f} s", ours / theirs)
+
+    @classmethod
+    def size(cls, what: str, ours: int, against: str, theirs: int) -> "Figure":
+        """Bytes; smaller is better."""
+        return cls(what, f"{ours / 1024**2:.0f} MiB", against, f"{theirs / 1024**2:.0f} MiB", ours / theirs)
