@@ -16,9 +16,10 @@ from aiohttp import web
 
 from imageopsd import plugins
 from imageopsd.api.access import Access, TokensFile, issue
-from imageopsd.api.browsers import own_pages_only
+from imageopsd.api.browsers import harden, own_pages_only
 from imageopsd.api.compute import ComputeApi
 from imageopsd.api.envelope import envelope
+from imageopsd.api.live import Live
 from imageopsd.api.status import StatusApi
 from imageopsd.config import Settings
 from imageopsd.config.settings import split_address
@@ -38,6 +39,7 @@ from imageopsd.telemetry.board import Board
 from imageopsd.telemetry.logs import log
 from imageopsd.telemetry.metrics import Metrics
 from imageopsd.telemetry.systemd import notify
+from imageopsd.telemetry.throughput import Throughput
 
 MAX_BODY = 1024 * 1024
 """Bytes of a request's body; the largest Image anybody would send is a few kilobytes."""
@@ -114,15 +116,20 @@ class Daemon:
             window = settings.records.request_id_window
             ops = ImageOps(store, self._bus, ids, clock, request_id_window=window)
             self._board.start_from(await store.totals())
-            for observer in (self._board.hear, self._metrics.hear, logs.hear, self._count):
+            access, throughput = Access(tokens, self._metrics.refused), Throughput(time.monotonic)
+            live = Live(self._board, throughput, access, queue.depth, clock)
+            observers = (self._board.hear, self._metrics.hear, logs.hear, self._count, throughput.hear, live.hear)
+            for observer in observers:
                 self._bus.subscribe(observer)
-            address = await stack.enter_async_context(self._listening(ops, queue, tokens, data_dir))
+            address = await stack.enter_async_context(self._listening(ops, queue, tokens, access, live, data_dir))
             log.info("ready", address=address, data_dir=str(data_dir), backend=settings.backend, recovered=recovered)
-            await self._work(store, queue, backend, ops, boot)
+            await self._work(store, queue, backend, ops, live, boot)
             await store.leave(boot, clock())
         log.info("stopped")
 
-    async def _work(self, store: Store, queue: JobQueue, backend: Backend, ops: ImageOps, boot: str) -> None:
+    async def _work(
+        self, store: Store, queue: JobQueue, backend: Backend, ops: ImageOps, live: Live, boot: str
+    ) -> None:
         """Works until stopped, then drains: no new jobs, no new claims, what runs ends, the leases last of all."""
         options = self._settings.worker
         retry = RetryPolicy(options.attempts, options.retry_base, options.retry_cap)
@@ -141,6 +148,7 @@ class Daemon:
         # Each group is cancelled or left before the one around it: a scope's end reaches all that is inside it.
         async with anyio.create_task_group() as leases:
             leases.start_soon(upkeep.run)
+            leases.start_soon(live.run)
             async with anyio.create_task_group() as working:
                 working.start_soon(worker.run)
                 async with anyio.create_task_group() as taking:
@@ -148,9 +156,11 @@ class Daemon:
                     if self._exit_when_idle is not None:
                         taking.start_soon(self._stop_when_idle, queue, self._exit_when_idle)
                     self._board.phase = "ready"
+                    live.changed()
                     notify(READY=1, STATUS="Ready")
                     await self._stop.wait()
                     self._board.phase = "draining"
+                    live.changed()
                     notify(STOPPING=1, STATUS=f"Draining {worker.running} operations")
                     log.info("draining", running=worker.running, timeout_seconds=options.drain_timeout)
                     ops.draining = True
@@ -162,7 +172,13 @@ class Daemon:
 
     @asynccontextmanager
     async def _listening(
-        self, ops: ImageOps, queue: JobQueue, tokens: TokensFile | None, data_dir: Path
+        self,
+        ops: ImageOps,
+        queue: JobQueue,
+        tokens: TokensFile | None,
+        access: Access,
+        live: Live,
+        data_dir: Path,
     ) -> AsyncIterator[str]:
         """The HTTP server; yields its base URL. It outlives the drain, so that records can be read to the end."""
 
@@ -171,10 +187,11 @@ class Daemon:
             age = clock().timestamp() - depth.oldest.timestamp() if depth.oldest else 0.0
             self._metrics.set_depths(depth.waiting, depth.dead, max(age, 0.0), self._board.pending)
 
-        access = Access(tokens, self._metrics.refused)
         guards = [access.middleware] if tokens else [own_pages_only, access.middleware]
         app = web.Application(middlewares=[envelope, *guards], client_max_size=MAX_BODY)
+        app.on_response_prepare.append(harden)
         app.add_routes(StatusApi(self._board, self._metrics, refresh).routes())
+        app.add_routes(live.routes())
         app.add_routes(ComputeApi(ops, access).routes())
         runner = web.AppRunner(app, handle_signals=False, access_log=None, shutdown_timeout=1.0)
         await runner.setup()
@@ -197,6 +214,7 @@ class Daemon:
             endpoint.unlink(missing_ok=True)
             token.unlink(missing_ok=True)
             self._bus.wake_all()
+            live.close()
             await runner.cleanup()
 
     # ---------------------------------------------------------------------------------- ending by itself

@@ -114,9 +114,12 @@ def test_the_status_tells_what_runs_and_what_went_wrong(lived: Lived) -> None:
             {
                 "project": "p",
                 "name": failed["name"],
+                "operationType": "insert",
                 "target": "bad-one",
                 "code": "QUOTA_EXCEEDED",
                 "message": error["message"],
+                "httpErrorStatusCode": 403,
+                "errors": [error],
             }
         ],
     } == status

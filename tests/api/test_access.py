@@ -464,7 +464,7 @@ def test_what_stands_in_no_project_is_for_those_who_reach_all(method: str, actio
     [
         ("/metrics", "imageopsd.metrics.get", "read", None),
         ("/status", "imageopsd.status.get", "read", "-"),
-        ("/", "imageopsd.status.get", "read", "-"),
+        ("/events", "imageopsd.status.get", "read", "-"),
         ("/queue/pause", "imageopsd.daemon.manage", "admin", "-"),
     ],
 )

@@ -43,8 +43,9 @@ CHECK_INTERVAL = 1.0
 """Seconds for which the file is taken to be what it was; so long a withdrawn token still works."""
 LARGEST_FILE = 1024 * 1024
 """Bytes; some five thousand tokens."""
-OPEN = frozenset({"/livez", "/readyz", "/startupz", "/openapi.json"})
-"""Probes: a kubelet has no token, and they say nothing but one word. And what describes the API is no secret."""
+OPEN = frozenset({"/livez", "/readyz", "/startupz", "/openapi.json", "/"})
+"""Probes: a kubelet has no token, and they say nothing but one word. What describes the API is no secret, and the live
+page holds no data: it asks for a token and fetches `/events` with it."""
 DISPATCHED = ("/compute/", "/batch/compute/")
 """Here only who it is is asked; what they may is asked for each call."""
 PUBLIC_IMAGE_PROJECTS = frozenset(
@@ -187,8 +188,7 @@ class Access:
             return await handler(request)
         try:
             who = self.caller(request.headers.getall("Authorization", []))
-            if path is not None and not path.startswith(DISPATCHED):
-                who.check(needed_here(path))
+            _check(who, path)
         except Unauthenticated as error:
             self._refused("missing" if error.missing else "unknown")
             log.debug("caller unknown", path=request.path, remote=request.remote, reason=error.reason)
@@ -198,6 +198,14 @@ class Access:
         request[_CALLER] = who
         return await handler(request)
 
+    def lets_in(self, request: web.Request) -> bool:
+        """Whether a request that was let in would be so again: what takes long outlives a token that is withdrawn."""
+        try:
+            _check(self.caller(request.headers.getall("Authorization", [])), _template(request))
+        except (Unauthenticated, PermissionDenied):
+            return False
+        return True
+
     def refuse(self, who: Caller, permission: Permission, body: bytes = b"") -> Answer:
         """The answer to somebody known who lacks a permission; `body` is that of their request."""
         if permission.name == "compute.images.list" and permission.project in PUBLIC_IMAGE_PROJECTS:
@@ -206,6 +214,12 @@ class Access:
         log.info("caller refused", user=who.name, permission=permission.name, resource=permission.resource)
         error: RequestError = PermissionDenied(_with_name(permission, body))
         return Answer(error.http_status, encode_error(error))
+
+
+def _check(who: Caller, path: str | None) -> None:
+    """Raises PermissionDenied, for paths outside of the Compute API."""
+    if path is not None and not path.startswith(DISPATCHED):
+        who.check(needed_here(path))
 
 
 def _template(request: web.Request) -> str | None:

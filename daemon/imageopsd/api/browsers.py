@@ -16,8 +16,22 @@ from imageopsd.config.settings import is_loopback
 
 _HOST = re.compile(r"(?P<name>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+)(?::[0-9]{1,5})?")
 
+SAFE_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+"""On every answer that does not say otherwise: it is data, and no browser is to make a page of it."""
+
 OWN_SITE = ("none", "same-origin")
 """`Sec-Fetch-Site` of what a person typed, and of a page of our own."""
+
+
+async def harden(request: web.BaseRequest, response: web.StreamResponse) -> None:
+    """For `Application.on_response_prepare`."""
+    for name, value in SAFE_HEADERS.items():
+        response.headers.setdefault(name, value)
 
 
 @web.middleware
