@@ -234,6 +234,9 @@ def test_other_machines_are_served_only_with_a_tokens_file(tmp_path: Path) -> No
     assert "there is no server.tokens_file" in told
     text = '[server]\nlisten = "0.0.0.0:80"\ntokens_file = "/etc/imageopsd/tokens.toml"'
     assert loaded(tmp_path, text).settings.server.listen == "0.0.0.0:80"
+    tls = 'tls_certificate = "/c"\ntls_private_key = "/k"\n'
+    assert "there is no server.tokens_file" in problems(tmp_path, f'[server]\nlisten = "0.0.0.0:80"\n{tls}')[0]
+    assert loaded(tmp_path, f'[server]\nlisten = "0.0.0.0:80"\n{tls}tls_client_ca = "/a"').settings.server.tls_client_ca
 
 
 @pytest.mark.parametrize("listen", ["127.0.0.1:1", "[::1]:8640", "localhost:0"])

@@ -16,13 +16,16 @@ from aiohttp import web
 
 from imageopsd import plugins
 from imageopsd.api.access import Access, TokensFile, issue
-from imageopsd.api.browsers import harden, own_pages_only
+from imageopsd.api.browsers import harden, own_origin_only, own_pages_only
 from imageopsd.api.compute import ComputeApi
+from imageopsd.api.doors import TcpDoor, UnixDoor, runner_of
 from imageopsd.api.envelope import envelope
 from imageopsd.api.live import Live
+from imageopsd.api.peers import user_ids
 from imageopsd.api.status import StatusApi
+from imageopsd.api.tls import Certificates, CertificatesInvalid
 from imageopsd.config import Settings
-from imageopsd.config.settings import split_address
+from imageopsd.config.settings import Server, is_loopback, split_address
 from imageopsd.engine.bus import EventBus
 from imageopsd.engine.imageops import ImageOps
 from imageopsd.engine.intake import Intake
@@ -100,7 +103,7 @@ class Daemon:
 
     async def _serve(self) -> None:
         settings, data_dir = self._settings, _prepare(Path(self._settings.data_dir))
-        tokens = _tokens(settings.server.tokens_file)
+        tokens, certificates = _tokens(settings.server.tokens_file), _certificates(settings.server)
         async with AsyncExitStack() as stack:
             store: Store = _plug(plugins.STORES, settings.store, data_dir)
             store.observe_commit = self._metrics.commit.observe
@@ -116,12 +119,20 @@ class Daemon:
             window = settings.records.request_id_window
             ops = ImageOps(store, self._bus, ids, clock, request_id_window=window)
             self._board.start_from(await store.totals())
-            access, throughput = Access(tokens, self._metrics.refused), Throughput(time.monotonic)
+            access = Access(
+                tokens,
+                self._metrics.refused,
+                unix_users=_unix_users(settings.server),
+                certificates=bool(settings.server.tls_client_ca),
+            )
+            throughput = Throughput(time.monotonic)
             live = Live(self._board, throughput, access, queue.depth, clock)
             observers = (self._board.hear, self._metrics.hear, logs.hear, self._count, throughput.hear, live.hear)
             for observer in observers:
                 self._bus.subscribe(observer)
-            address = await stack.enter_async_context(self._listening(ops, queue, tokens, access, live, data_dir))
+            address = await stack.enter_async_context(
+                self._listening(ops, queue, tokens, certificates, access, live, data_dir)
+            )
             log.info("ready", address=address, data_dir=str(data_dir), backend=settings.backend, recovered=recovered)
             await self._work(store, queue, backend, ops, live, boot)
             await store.leave(boot, clock())
@@ -176,39 +187,34 @@ class Daemon:
         ops: ImageOps,
         queue: JobQueue,
         tokens: TokensFile | None,
+        certificates: Certificates | None,
         access: Access,
         live: Live,
         data_dir: Path,
     ) -> AsyncIterator[str]:
-        """The HTTP server; yields its base URL. It outlives the drain, so that records can be read to the end."""
+        """The listeners; yields the TCP one's base URL. They outlive the drain: records can be read to the end."""
 
         async def refresh() -> None:
             depth = await queue.depth()
             age = clock().timestamp() - depth.oldest.timestamp() if depth.oldest else 0.0
             self._metrics.set_depths(depth.waiting, depth.dead, max(age, 0.0), self._board.pending)
 
-        guards = [access.middleware] if tokens else [own_pages_only, access.middleware]
+        server = self._settings.server
+        pages = [] if tokens else [own_origin_only if server.tls_client_ca else own_pages_only]
+        guards = [*pages, access.middleware]
         app = web.Application(middlewares=[envelope, *guards], client_max_size=MAX_BODY)
         app.on_response_prepare.append(harden)
         app.add_routes(StatusApi(self._board, self._metrics, refresh).routes())
         app.add_routes(live.routes())
         app.add_routes(ComputeApi(ops, access).routes())
-        runner = web.AppRunner(app, handle_signals=False, access_log=None, shutdown_timeout=1.0)
+        runner = runner_of(app)
         await runner.setup()
         endpoint, token = data_dir / ENDPOINT_FILE, data_dir / TOKEN_FILE
         try:
-            host, port = split_address(self._settings.server.listen)
-            try:
-                await web.TCPSite(runner, host, port).start()
-            except OSError as error:
-                raise StartError(
-                    f"server.listen: cannot listen on {self._settings.server.listen}: {os.strerror(error.errno or 0)}"
-                ) from error
-            host, port = runner.addresses[0][:2]
-            address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+            address = await _open_doors(runner, server, certificates)
             if tokens is not None:
                 tokens.admit(issue(token))
-            endpoint.write_text(f"{address}\n")
+            endpoint.write_text(f"{f'unix:{server.unix_socket}' if server.unix_socket else address}\n")
             yield address
         finally:
             endpoint.unlink(missing_ok=True)
@@ -239,6 +245,26 @@ class Daemon:
                 self._stop.set()
 
 
+async def _open_doors(runner: web.AppRunner, server: Server, certificates: Certificates | None) -> str:
+    """Listens where the configuration wants it; returns the base URL of the TCP listener."""
+    host, port = split_address(server.listen)
+    if certificates is None and not is_loopback(host):
+        log.warning("tokens travel in clear", listen=server.listen, expected="server.tls_certificate or TLS in front")
+    try:
+        await TcpDoor(runner, host, port, certificates).start()
+    except OSError as error:
+        reason = os.strerror(error.errno or 0)
+        raise StartError(f"server.listen: cannot listen on {server.listen}: {reason}") from error
+    host, port = runner.addresses[0][:2]
+    if server.unix_socket:
+        try:
+            await UnixDoor(runner, Path(server.unix_socket), 0o666 if server.unix_socket_users else 0o600).start()
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise StartError(f"server.unix_socket: cannot listen on {server.unix_socket}: {reason}") from error
+    return f"{'https' if certificates else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
 def _plug(group: str, name: str, data_dir: Path) -> Any:
     kind = plugins.find(group, name)
     return kind(kind.Options(), data_dir)
@@ -249,6 +275,26 @@ def _tokens(file: str) -> TokensFile | None:
         return TokensFile(Path(file), time.monotonic) if file else None
     except TokensInvalid as error:
         raise StartError("\n  ".join(["server.tokens_file has errors:", *error.problems])) from error
+
+
+def _certificates(server: Server) -> Certificates | None:
+    if not server.tls_certificate:
+        return None
+    client_ca = Path(server.tls_client_ca) if server.tls_client_ca else None
+    try:
+        return Certificates(Path(server.tls_certificate), Path(server.tls_private_key), client_ca, time.monotonic)
+    except CertificatesInvalid as error:
+        raise StartError(str(error)) from error
+
+
+def _unix_users(server: Server) -> frozenset[int]:
+    """Who may use the socket: those who could read the data directory anyway, and those who are named."""
+    if not server.unix_socket:
+        return frozenset()
+    try:
+        return user_ids(server.unix_socket_users) | {0, os.geteuid()}
+    except ValueError as error:
+        raise StartError(f"server.unix_socket_users: {error}") from error
 
 
 def _prepare(data_dir: Path) -> Path:
