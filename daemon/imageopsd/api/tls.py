@@ -77,14 +77,14 @@ class Certificates:
         _check_private(self._private_key)
         try:
             context.load_cert_chain(self._certificate, self._private_key, _no_password)
-        except ssl.SSLError as error:
+        except OSError as error:  # an SSLError is one
             problem = "is not the private key of server.tls_certificate" if _differs(error) else f"not usable: {error}"
             raise CertificatesInvalid("tls_private_key", f"{self._private_key}: {problem}") from error
         if self._client_ca is not None:
             _check_readable("tls_client_ca", self._client_ca)
             try:
                 context.load_verify_locations(self._client_ca)
-            except ssl.SSLError as error:
+            except OSError as error:
                 raise CertificatesInvalid(
                     "tls_client_ca", f"{self._client_ca}: no certificates in PEM form: {error}"
                 ) from error
@@ -98,25 +98,25 @@ def _no_password() -> str:
     return ""
 
 
-def _differs(error: ssl.SSLError) -> bool:
-    return error.reason == "KEY_VALUES_MISMATCH"
+def _differs(error: OSError) -> bool:
+    return isinstance(error, ssl.SSLError) and error.reason == "KEY_VALUES_MISMATCH"
 
 
-def _check_readable(option: str, file: Path) -> None:
+def _check_readable(option: str, file: Path) -> os.stat_result:
     try:
         with open(os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)) as opened:  # a pipe would keep us waiting
-            regular = stat.S_ISREG(os.fstat(opened.fileno()).st_mode)
+            found = os.fstat(opened.fileno())
     except OSError as error:
         raise CertificatesInvalid(option, f"{file}: cannot be read: {error.strerror}") from error
-    if not regular:
+    if not stat.S_ISREG(found.st_mode):
         raise CertificatesInvalid(option, f"{file}: not a regular file")
+    return found
 
 
 def _check_private(file: Path) -> None:
     """PostgreSQL's rule (src/backend/libpq/be-secure-common.c): 0600 or less for our own file, 0640 or less for one of
     root, so that a group may hand it to us."""
-    _check_readable("tls_private_key", file)
-    found = os.stat(file)
+    found = _check_readable("tls_private_key", file)
     allowed = 0o640 if found.st_uid == 0 else 0o600
     if found.st_mode & 0o777 & ~allowed:
         mode = f"{stat.S_IMODE(found.st_mode):04o}"
