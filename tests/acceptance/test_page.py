@@ -1,6 +1,8 @@
 """The live page in a real browser, in front of a real daemon."""
 
+import http.client
 import json
+import signal
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -10,7 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 from tests.acceptance.browser import Page, browser
 from tests.acceptance.test_access import Tokens
-from tests.daemon_process import DaemonProcess, Json
+from tests.daemon_process import LIMIT, DaemonProcess, Json
 
 from imageopsd.model.time import Time
 from imageopsd.storage.sqlite.queue import SqliteQueue
@@ -258,6 +260,17 @@ async def enter(page: Page, token: str) -> None:
     await page.until("document.activeElement.id === 'token' && !document.activeElement.value")
     await page.send("Input.insertText", text=token)
     await page.press("Enter", "\r")
+
+
+def test_a_stream_ends_as_it_should_when_the_daemon_stops(daemon: DaemonProcess) -> None:
+    connection = http.client.HTTPConnection(urlsplit(daemon.url).netloc, timeout=LIMIT)
+    connection.request("GET", "/events")
+    response = connection.getresponse()
+    assert response.readline() == b"retry: 2000\n"
+    daemon.signal(signal.SIGTERM)
+    assert response.read().count(b"event: status\n") >= 1  # an end in the middle of a chunk would be an IncompleteRead
+    connection.close()
+    assert daemon.wait() == 0
 
 
 def test_the_address_of_the_page_says_what_browsers_are_to_forbid(daemon: DaemonProcess) -> None:
