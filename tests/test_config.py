@@ -129,6 +129,14 @@ allow_networks = ["everywhere"]
         ('backend = "gcloud"', "c.toml:1: backend: 'gcloud' is not installed. Expected one of local, simulated"),
         ('[server]\nlisten = "here"', "c.toml:2: server.listen: Expected HOST:PORT"),
         ('[server]\nlisten = "127.0.0.1:99999"', "c.toml:2: server.listen: Expected a port"),
+        ('[server]\ntls_certificate = "/c"', "default: server.tls_private_key: missing"),
+        ('[server]\ntls_private_key = "/k"', "default: server.tls_certificate: missing"),
+        ('[server]\ntls_client_ca = "/a"', "c.toml:2: server.tls_client_ca: client certificates need TLS"),
+        ('[server]\nunix_socket = "socket"', "c.toml:2: server.unix_socket: Expected an absolute path, got 'socket'"),
+        (
+            '[server]\nunix_socket_users = ["root"]',
+            "c.toml:2: server.unix_socket_users: there is no server.unix_socket",
+        ),
         ("[sever]", "c.toml:1: sever: unknown key"),
         ("worker = 3", "c.toml:1: worker: unknown key"),
         (

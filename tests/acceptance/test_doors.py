@@ -164,26 +164,13 @@ def test_with_both_a_certificate_and_a_token_are_needed(tmp_path: Path, authorit
         assert https(daemon, authority.client(authority.issue("ci")), path="/status")[0].status == 401
 
 
-@pytest.mark.parametrize(
-    ("change", "told"),
-    [
-        (lambda pair: pair.key.chmod(0o644), "others than its owner may read or write it (mode 0644)"),
-        (lambda pair: pair.key.chmod(0o660), "others than its owner may read or write it (mode 0660)"),
-        (lambda pair: pair.key.unlink(), "server.tls_private_key: {key}: cannot be read: No such file"),
-        (lambda pair: pair.certificate.write_text("x"), "not usable"),
-        (lambda pair: pair.certificate.unlink() or pair.certificate.mkdir(), "server.tls_certificate: {certificate}: "),
-    ],
-)
-def test_files_that_cannot_be_used_keep_the_daemon_from_starting(
-    tmp_path: Path, authority: Authority, change: object, told: str
-) -> None:
+def test_files_that_cannot_be_used_keep_the_daemon_from_starting(tmp_path: Path, authority: Authority) -> None:
     pair = authority.issue("server")
-    assert callable(change)
-    change(pair)
+    pair.key.chmod(0o644)
     settings = [part for setting in tls(pair) for part in ("--set", setting)]
     ended = run_cli("serve", "--data-dir", tmp_path / "data", *settings)
     assert ended.returncode == 78
-    assert told.format(key=pair.key, certificate=pair.certificate) in ended.stderr
+    assert f"server.tls_private_key: {pair.key}: others than its owner may read or write it" in ended.stderr
 
 
 # ------------------------------------------------------------------------------------------- the Unix socket
@@ -296,14 +283,9 @@ def test_a_socket_that_a_killed_daemon_left_is_replaced_and_nothing_else_is(tmp_
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        (["server.unix_socket=socket"], "server.unix_socket: Expected an absolute path"),
         (["server.unix_socket=/nowhere/socket"], "server.unix_socket: cannot listen on /nowhere/socket: No such file"),
         ([f"server.unix_socket=/tmp/{'x' * 120}"], "AF_UNIX path too long"),
-        (["server.unix_socket_users=['root']"], "server.unix_socket_users: there is no server.unix_socket"),
         (["server.unix_socket=/tmp/s", "server.unix_socket_users=['nobody-here']"], "'nobody-here' is no user"),
-        (["server.tls_certificate=/x"], "server.tls_private_key: missing"),
-        (["server.tls_private_key=/x"], "server.tls_certificate: missing"),
-        (["server.tls_client_ca=/x"], "server.tls_client_ca: client certificates need TLS"),
     ],
 )
 def test_settings_that_make_no_sense_are_named(tmp_path: Path, settings: list[str], told: str) -> None:

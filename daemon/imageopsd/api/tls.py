@@ -73,7 +73,8 @@ class Certificates:
         context.set_ciphers(CIPHERS)
         context.set_alpn_protocols(["http/1.1"])
         context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
-        _check_readable("tls_certificate", self._certificate)
+        # into a context that is thrown away: openssl would not tell which of the pair it could not read
+        _load_certificates(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), "tls_certificate", self._certificate)
         _check_private(self._private_key)
         try:
             context.load_cert_chain(self._certificate, self._private_key, _no_password)
@@ -81,13 +82,7 @@ class Certificates:
             problem = "is not the private key of server.tls_certificate" if _differs(error) else f"not usable: {error}"
             raise CertificatesInvalid("tls_private_key", f"{self._private_key}: {problem}") from error
         if self._client_ca is not None:
-            _check_readable("tls_client_ca", self._client_ca)
-            try:
-                context.load_verify_locations(self._client_ca)
-            except OSError as error:
-                raise CertificatesInvalid(
-                    "tls_client_ca", f"{self._client_ca}: no certificates in PEM form: {error}"
-                ) from error
+            _load_certificates(context, "tls_client_ca", self._client_ca)
             context.verify_mode = ssl.CERT_REQUIRED
             context.num_tickets = 0
         return context
@@ -96,6 +91,14 @@ class Certificates:
 def _no_password() -> str:
     """Instead of a question on the terminal. A passphrase beside its key protects nothing; the file's mode does."""
     return ""
+
+
+def _load_certificates(context: ssl.SSLContext, option: str, file: Path) -> None:
+    _check_readable(option, file)
+    try:
+        context.load_verify_locations(file)
+    except OSError as error:
+        raise CertificatesInvalid(option, f"{file}: no certificates in PEM form: {error}") from error
 
 
 def _differs(error: OSError) -> bool:
