@@ -279,5 +279,8 @@ def test_the_address_of_the_page_says_what_browsers_are_to_forbid(daemon: Daemon
     assert policy["default-src"] == policy["base-uri"] == policy["form-action"] == policy["frame-ancestors"] == "'none'"
     assert policy["script-src"].startswith("'sha256-")
     assert "unsafe" not in headers["Content-Security-Policy"]
-    assert (headers["X-Content-Type-Options"], headers["Referrer-Policy"]) == ("nosniff", "no-referrer")
+    for path in ("/", "/status", "/livez", "/nothing", "images"):
+        headers = daemon.get(path).headers
+        assert (headers["X-Content-Type-Options"], headers["Referrer-Policy"]) == ("nosniff", "no-referrer"), path
+        assert "frame-ancestors 'none'" in headers["Content-Security-Policy"], path
     assert urlsplit(daemon.url).hostname == "127.0.0.1"
