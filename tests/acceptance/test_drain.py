@@ -199,6 +199,8 @@ def test_sigterm_at_any_moment_of_the_start_ends_it_and_the_next_start_goes_on(t
         starting.send_signal(signal.SIGTERM)
         assert starting.wait(LIMIT) in (0, -signal.SIGTERM), moment
     with DaemonProcess(data_dir, *simulated) as daemon:
+        while run_cli("queue", "stats", "--data-dir", data_dir, "--format", "json").stdout.find('"waiting": 0') < 0:
+            pass
         assert "error" not in daemon.done(submitted.stdout.strip())
 
 

@@ -7,12 +7,13 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 from imageopsd.cli.exits import Exit, Failure
+from imageopsd.cli.unix_socket import SCHEME, UnixHandler
 from imageopsd.config import Settings
 from imageopsd.config.loading import TOKEN_VARIABLE
 from imageopsd.model.names import ANY_PROJECT
@@ -36,8 +37,6 @@ class Client:
     def __init__(self, server: str, project: str | None) -> None:
         self.server = server.rstrip("/")
         self.project = project
-        # a proxy of the environment has no business between a command and its own daemon
-        self._open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
 
     @classmethod
     def of(cls, settings: Settings, server: str | None, project: str | None) -> "Client":
@@ -45,7 +44,7 @@ class Client:
         is that of IMAGEOPSD_TOKEN, else the one in the data directory, which is for the daemon there and no other."""
         otherwise, token = None, os.environ.get(TOKEN_VARIABLE)
         if server is None:
-            configured = f"http://{settings.server.listen}"
+            configured = f"{'https' if settings.server.tls_certificate else 'http'}://{settings.server.listen}"
             server = _line(Path(settings.data_dir) / "endpoint") or configured
             token = token or _line(Path(settings.data_dir) / "token")
             otherwise = configured if configured != server else None
@@ -118,12 +117,11 @@ class Client:
 
     def _send(self, method: str, path: str, timeout: float = SOCKET_TIMEOUT) -> bytes:
         try:
-            if not self.server.startswith(("http://", "https://")):
-                raise ValueError("not an http:// address")
-            request = urllib.request.Request(f"{self.server}{path}", method=method)  # noqa: S310 - the user's server
+            open_, base = _door(self.server)
+            request = urllib.request.Request(f"{base}{path}", method=method)  # noqa: S310 - the user's server
             if self._token:
                 request.add_unredirected_header("Authorization", f"Bearer {self._token}")
-            with self._open(request, timeout=timeout) as answer:
+            with open_(request, timeout=timeout) as answer:
                 body: bytes = answer.read()
                 return body
         except urllib.error.HTTPError as error:
@@ -140,6 +138,16 @@ class Client:
                     raise
                 raise Failure(failure.code, f"{problem}; {failure}") from None
         raise Failure(Exit.CANNOT_CONNECT, f"{problem}; is `imageopsd serve` running?")
+
+
+def _door(server: str) -> tuple[Callable[..., Any], str]:
+    """What sends requests to a server, and what their URLs begin with. A proxy of the environment has no business
+    between a command and its own daemon. Raises ValueError."""
+    if server.startswith(SCHEME):
+        return urllib.request.build_opener(UnixHandler(server.removeprefix(SCHEME))).open, "http://localhost"
+    if not server.startswith(("http://", "https://")):
+        raise ValueError("not an http://, https:// or unix: address")
+    return urllib.request.build_opener(urllib.request.ProxyHandler({})).open, server
 
 
 def _line(file: Path) -> str | None:

@@ -4,6 +4,8 @@ from collections import deque
 from datetime import datetime
 from typing import Any
 
+import msgspec
+
 from imageopsd.model.events import (
     Accepted,
     Cancelled,
@@ -105,7 +107,10 @@ class Board:
                 "succeeded": self.succeeded,
                 "failed": self.failed,
             },
-            "running": [_progress(project, operation) for project, operation in self._running.values()],
+            "running": [
+                _progress(*self._running[id_])
+                for id_ in sorted(self._running, key=int)  # by age: rows stay in place
+            ],
             "recentFailures": list(self._failures),
             "recentDeadLetters": list(self._dead),
         }
@@ -124,12 +129,16 @@ def _progress(project: str, operation: Operation) -> dict[str, Any]:
 
 
 def _failure(project: str, operation: Operation) -> dict[str, Any]:
-    entry = operation.error.errors[0] if operation.error else None
+    errors = operation.error.errors if operation.error else ()
+    entry = errors[0] if errors else None
     return {
         "project": project,
         "name": operation.name,
+        "operationType": operation.operation_type,
         "target": operation.target_link.rpartition("/")[2],
         "code": entry.code if entry else None,
         "message": entry.message if entry else None,
+        "httpErrorStatusCode": operation.http_error_status_code,
+        "errors": msgspec.to_builtins(errors),
         "endTime": operation.end_time.isoformat() if operation.end_time else None,
     }
