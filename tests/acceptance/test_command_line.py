@@ -561,7 +561,7 @@ def test_a_daemon_that_exits_when_idle_does_what_is_queued_first(tmp_path: Path)
         assert events.count("operation succeeded") == 3
         assert events.index("idle") > max(i for i, event in enumerate(events) if event == "operation succeeded")
         [queue] = json.loads(read(daemon, "queue", "stats", "--format", "json"))
-        assert queue == {"waiting": 0, "dead": 0, "oldest": None}
+        assert queue == {"waiting": 0, "dead": 0, "oldest": None, "paused": None}
 
 
 def test_a_daemon_with_a_deferred_operation_is_not_idle(tmp_path: Path) -> None:
