@@ -1,6 +1,7 @@
 """Putting it together: opens the parts, runs them in one task group, stops them in order."""
 
 import os
+import resource
 import signal
 import sys
 import time
@@ -31,6 +32,7 @@ from imageopsd.engine.intake import Intake
 from imageopsd.engine.retention import Retention
 from imageopsd.engine.upkeep import Upkeep
 from imageopsd.engine.worker import Worker
+from imageopsd.keys import Keyring
 from imageopsd.model.access import TokensInvalid
 from imageopsd.model.breaker import BreakerPolicy
 from imageopsd.model.events import Cancelled, Change, Failed, Happening, Succeeded
@@ -103,6 +105,7 @@ class Daemon:
             self._stop.set()
 
     async def _serve(self) -> None:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))  # keys are in memory
         settings, data_dir = self._settings, _prepare(Path(self._settings.data_dir))
         tokens = _tokens(settings.server.tokens_file)
         async with AsyncExitStack() as stack:
@@ -130,6 +133,7 @@ class Daemon:
             ids = IdSource(node=int(boot[:8], 16), last=await store.newest_id())
             totals = await store.totals()
             unfinished = totals.pending + totals.running
+            keyring = Keyring(data_dir)
             gate, backlog = self._gate(backend), Backlog(self._bus, settings.records.max_unfinished, unfinished)
             ops = ImageOps(
                 store,
@@ -139,13 +143,14 @@ class Daemon:
                 backlog=backlog,
                 request_id_window=settings.records.request_id_window,
                 why_waiting=gate.why_waiting,
+                seal=keyring.sealed,
             )
             self._board.start_from(totals)
             for observer in (self._board.hear, self._metrics.hear, logs.hear, self._count):
                 self._bus.subscribe(observer)
             address = await stack.enter_async_context(self._listening(ops, store, queue, tokens, data_dir))
             log.info("ready", address=address, data_dir=str(data_dir), backend=settings.backend, recovered=recovered)
-            await self._work(store, queue, backend, ops, gate, backlog, boot)
+            await self._work(store, queue, backend, ops, gate, backlog, keyring, boot)
             await store.leave(boot, clock())
         log.info("stopped")
 
@@ -168,12 +173,15 @@ class Daemon:
         ops: ImageOps,
         gate: Gate,
         backlog: Backlog,
+        keyring: Keyring,
         boot: str,
     ) -> None:
         """Works until stopped, then drains: no new jobs, no new claims, what runs ends, the leases last of all."""
         options, records = self._settings.worker, self._settings.records
         retry = RetryPolicy(options.attempts, options.retry_base, options.retry_cap, options.retry_patience)
-        worker = Worker(store, backend, self._bus, retry, clock, gate, owner=boot, lease=options.lease)
+        worker = Worker(
+            store, backend, self._bus, retry, clock, gate, owner=boot, lease=options.lease, open_keys=keyring.opened
+        )
         self._worker = worker
         intake = Intake(queue, ops, self._bus, clock, gate, backlog)
         retention = Retention(

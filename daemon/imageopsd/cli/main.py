@@ -16,6 +16,7 @@ COMMANDS = {
     "config": "Check and show the configuration.",
     "demo": "Import a real disk image through a daemon of its own, patch it, and show the records.",
     "images": "Look at images.",
+    "keys": "Look after the keys that customers' keys are sealed and wrapped with.",
     "operations": "Look at operations and wait for them.",
     "queue": "Look at the queue, whether the daemon runs or not.",
     "quota": "Look at what a project may use and does use.",

@@ -7,7 +7,7 @@ import anyio.to_thread
 
 from imageopsd.engine.bus import EventBus
 from imageopsd.model.errors import StoreUnavailable
-from imageopsd.model.events import Change, Failed, Happening, LeftBehind, StoreTroubled
+from imageopsd.model.events import Cancelled, Change, Failed, Happening, LeftBehind, StoreTroubled
 from imageopsd.ports import Inventory, Keeper, Kept
 
 INTERVAL = 3600.0
