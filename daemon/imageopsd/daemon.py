@@ -1,6 +1,7 @@
 """One life of the daemon: opens the parts, serves until a signal, stops in order."""
 
 import os
+import resource
 import signal
 import socket
 import sys
@@ -24,6 +25,7 @@ from imageopsd.engine.bus import EventBus
 from imageopsd.engine.imageops import ImageOps
 from imageopsd.engine.machine import Machine
 from imageopsd.engine.pulse import Watch
+from imageopsd.keys import Keyring
 from imageopsd.model.events import Cancelled, Change, Failed, Happening, Succeeded
 from imageopsd.model.names import IdSource
 from imageopsd.model.quota import Quotas
@@ -123,6 +125,7 @@ class Daemon:
             notify(WATCHDOG=1)
 
     async def _serve(self) -> None:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))  # keys are in memory
         settings, data_dir = self._settings, _prepare(Path(self._settings.data_dir))
         try:
             guards, passed = Guards(settings.server), passed_sockets()
@@ -145,7 +148,18 @@ class Daemon:
             ids = IdSource(node=int(boot[:8], 16), last=await store.newest_id())
             totals = await store.totals()
             self._board.start_from(totals)
-            machine = Machine(store, queue, backend, self._bus, clock, settings, boot=boot, ids=ids, totals=totals)
+            machine = Machine(
+                store,
+                queue,
+                backend,
+                self._bus,
+                clock,
+                settings,
+                boot=boot,
+                ids=ids,
+                totals=totals,
+                keyring=Keyring(data_dir),
+            )
             self._machine = machine
             access = Access(
                 guards.tokens,

@@ -85,8 +85,9 @@ class JobQueue(Protocol):
     async def settle(self, receipts: Sequence[Receipt]) -> None:
         """These jobs have become operations: forget them."""
 
-    async def bury(self, receipt: Receipt, reason: str, now: datetime) -> None:
-        """This job never will: keep it, with the reason, among the dead letters."""
+    async def bury(self, receipt: Receipt, reason: str, now: datetime, body: bytes | None = None) -> None:
+        """This job never will: keep it, with the reason, among the dead letters. `body` is what is kept of it where its
+        own must not be; nothing of that may remain."""
 
     async def depth(self) -> QueueDepth:
         """Kept, not counted: costs the same whatever waits."""
@@ -219,7 +220,8 @@ class Store(Protocol):
         `forget_requests_before` has lost its request id. A taken name raises AlreadyExists. Operations of one lane
         are claimed one at a time, in the order of their ids; one that is not the first says so in its
         `status_message`. Raises QuotaExceeded if a new operation or what it reserves does not fit into the project's
-        quotas, whoever else asks at the same moment; a DONE one always fits."""
+        quotas, whoever else asks at the same moment; a DONE one always fits. `request.keys` are kept until the
+        operation is DONE, however that comes about, and nowhere longer."""
 
     async def repeated(
         self, project: str, request: AnyRequest, *, forget_requests_before: datetime | None = None
@@ -363,11 +365,22 @@ class Store(Protocol):
 # -------------------------------------------------------------------------------------------- the backend
 
 
+class ImageKeys(msgspec.Struct, frozen=True):
+    """Keys in clear, 32 bytes each, `None` where there is none: the one to encrypt an image with, and that of its
+    source."""
+
+    image: bytes | None = None
+    source: bytes | None = None
+
+    def __repr__(self) -> str:
+        return "ImageKeys(…)"
+
+
 class InsertTask(msgspec.Struct, frozen=True):
     """Make `image` (reserved: its id, name and source are set). `source` is the image it is to be copied from,
     when that is its source; `force` accepts a source disk that is in use. `checkpoint` is what an earlier try saved.
     `reserved_bytes` is what the image may take of the device, if somebody counts: a backend that can tell fails before
-    it takes more."""
+    it takes more. `keys` are the customer's, opened; the image names them by their SHA-256."""
 
     operation_id: str
     project: str
@@ -376,6 +389,7 @@ class InsertTask(msgspec.Struct, frozen=True):
     force: bool = False
     checkpoint: bytes | None = None
     reserved_bytes: int | None = None
+    keys: ImageKeys = ImageKeys()
 
 
 class PatchTask(msgspec.Struct, frozen=True):
@@ -500,9 +514,10 @@ class Keeper(Protocol):
     def damage(self, kept: Kept) -> Iterator[str]:
         """What of its content is not as it was when it was made, a sentence each."""
 
-    def export(self, kept: Kept, target: BinaryIO, *, packed: bool) -> None:
+    def export(self, kept: Kept, target: BinaryIO, *, packed: bool, key: bytes | None = None) -> None:
         """Writes an image's disk, raw or `packed` as images are imported; holes stay holes where `target` can have
-        them."""
+        them. `key` is the customer's. Raises PermanentFailure if that is not the key of the image, or what lies there
+        is not what was encrypted with it."""
 
     def discard(self, kept: Kept) -> None:
         """Its operation has ended without it: it goes."""

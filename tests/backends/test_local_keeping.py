@@ -16,6 +16,7 @@ from tests.backends.test_local import image_dir, import_task
 
 from imageopsd.backends.local import LocalBackend
 from imageopsd.model.image import CustomerEncryptionKey, Image, RawDisk
+from imageopsd.model.secret import Secret
 from imageopsd.ports import Keeper
 
 FRAGMENTS = [(n * 4 * MIB, bytes([n + 1]) * (4096 * (n % 3 + 1))) for n in range(60)]
@@ -37,7 +38,7 @@ async def test_what_was_made_is_found_with_all_that_a_catalogue_needs(backend: L
     task = import_task(
         archives.small(tmp_path / "a.tar.gz"),
         labels={"a": "b"},
-        image_encryption_key=CustomerEncryptionKey(raw_key="c2VjcmV0", sha256="x"),
+        source_image_encryption_key=CustomerEncryptionKey(raw_key=Secret("c2VjcmV0"), sha256="x"),
     )
     await backend.insert_image(task, Notes())
 
@@ -47,7 +48,7 @@ async def test_what_was_made_is_found_with_all_that_a_catalogue_needs(backend: L
     assert isinstance(image, Image)
     assert (kept.project, kept.id, kept.operation) == (PROJECT, 7, "7")
     assert (image.name, image.status, image.labels, image.disk_size_gb) == ("img", "READY", {"a": "b"}, 1)
-    assert image.image_encryption_key == CustomerEncryptionKey(sha256="x")
+    assert image.source_image_encryption_key == CustomerEncryptionKey(sha256="x")
     assert backend.keeps(PROJECT, image)
     assert list(backend.damage(kept)) == []
 

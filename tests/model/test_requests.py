@@ -88,17 +88,6 @@ def test_good_sources_pass(source: str) -> None:
     assert check(request) == request
 
 
-def test_a_customer_key_is_refused_and_not_repeated() -> None:
-    from imageopsd.model.image import CustomerEncryptionKey
-
-    key = "c2VjcmV0LWtleS1vZi1hLWN1c3RvbWVyLTMyYnl0ZXM="
-    with pytest.raises(InvalidRequest) as refused:
-        check(insert(image_encryption_key=CustomerEncryptionKey(raw_key=key)))
-    assert refused.value.field == "resource.imageEncryptionKey"
-    assert key not in refused.value.message
-    assert key not in repr(CustomerEncryptionKey(raw_key=key))
-
-
 def test_the_fingerprint_is_of_the_request_and_not_of_its_id() -> None:
     one = replace(insert(labels={"a": "1", "b": "2"}), request_id="11111111-2222-3333-4444-555555555555")
     same = insert(labels={"b": "2", "a": "1"})

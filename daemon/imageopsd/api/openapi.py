@@ -13,7 +13,7 @@ import msgspec
 
 from imageopsd.api.calls import Route
 from imageopsd.api.pages import LARGEST_PAGE, NEWEST_FIRST
-from imageopsd.model.image import DeprecationState, DeprecationStatus, Image, ImagePatch
+from imageopsd.model.image import DeprecationState, DeprecationStatus, Image, ImagePatch, Int64
 from imageopsd.model.machine_image import OUTPUT_ONLY as MACHINE_IMAGE_OUTPUT_ONLY
 from imageopsd.model.machine_image import MachineImage
 from imageopsd.model.names import ANY_PROJECT, NAME, NUMERIC_ID, PROJECT, REQUEST_ID
@@ -21,6 +21,7 @@ from imageopsd.model.operation import Operation
 from imageopsd.model.policy import Permissions, Policy
 from imageopsd.model.quota import Metric
 from imageopsd.model.rules import ARCHITECTURES, FILE_TYPES, GUEST_OS_FEATURES
+from imageopsd.model.secret import Secret
 from imageopsd.model.time import Time
 from imageopsd.model.values import MAX_DESCRIPTION, MAX_LABELS
 from imageopsd.wire.compute import OUTPUT_ONLY, LabelsRequest
@@ -132,6 +133,8 @@ _QUERY = {
 
 _INT64 = {"type": "string", "format": "int64", "pattern": "^-?[0-9]{1,20}$"}
 _TIME = {"type": "string", "format": "date-time"}
+_SECRET = {"type": "string", "contentEncoding": "base64", "writeOnly": True}
+_UNKNOWN_TO_MSGSPEC: dict[type, Schema] = {Int64: _INT64, Time: _TIME, Secret: _SECRET}
 _DESCRIPTION = {"maxLength": MAX_DESCRIPTION}
 _LABELS = {"maxProperties": MAX_LABELS}
 
@@ -151,6 +154,7 @@ _RULES: Mapping[str, Mapping[str, Schema]] = {
     "RawDisk": {"containerType": {"enum": ["TAR"]}, "sha1Checksum": {"pattern": "^[a-fA-F0-9]{40}$"}},
     "GuestOsFeature": {"type": {"enum": list(GUEST_OS_FEATURES)}},
     "FileContentBuffer": {"content": {"contentEncoding": "base64"}, "fileType": {"enum": list(FILE_TYPES)}},
+    "CustomerEncryptionKey": {"sha256": {"readOnly": True}},
     "DeprecationStatus": {
         "state": {"enum": list(DeprecationState)},
         "deprecated": _TIME,
@@ -272,7 +276,7 @@ def _schemas() -> dict[str, Schema]:
     kinds = {kind for shape in SHAPES.values() for kind in (shape.gives, shape.takes) if isinstance(kind, type)}
     _, made = msgspec.json.schema_components(
         sorted(kinds, key=lambda kind: kind.__name__),
-        schema_hook=lambda kind: dict(_TIME if kind is Time else _INT64),  # the two types that msgspec does not know
+        schema_hook=lambda kind: dict(_UNKNOWN_TO_MSGSPEC[kind]),
         ref_template="#/components/schemas/{name}",
     )
     schemas = {name: _plain(schema) for name, schema in made.items()}

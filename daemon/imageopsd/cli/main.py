@@ -17,6 +17,7 @@ COMMANDS = {
     "demo": "Import a real disk image through a daemon of its own, patch it, and show the records.",
     "healthcheck": "Ask the daemon whether it is well; for container health checks and scripts.",
     "images": "Look at images.",
+    "keys": "Look after the keys that customers' keys are sealed and wrapped with.",
     "operations": "Look at operations, wait for them, end them.",
     "queue": "Look after the queue, whether the daemon runs or not.",
     "quota": "Look at what a project may use and does use.",

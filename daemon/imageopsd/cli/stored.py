@@ -12,9 +12,13 @@ from imageopsd.cli.exits import Exit, Failure
 from imageopsd.cli.options import configured, output_format
 from imageopsd.cli.show import show
 from imageopsd.config import Loaded
-from imageopsd.model.errors import AlreadyExists, StoreError
+from imageopsd.model.errors import AlreadyExists, InvalidRequest, PermanentFailure, StoreError
 from imageopsd.model.image import Image
+from imageopsd.model.keys import KEY_BYTES, key_from_text
 from imageopsd.ports import Inventory, Keeper, Kept
+
+MAX_KEY_FILE = 1024
+"""Bytes; a key in base64 has 44."""
 
 PROJECT = click.option("--project", help="Only this project's; without it, those of all.")
 
@@ -58,9 +62,14 @@ def _looked_at(keeper: Keeper, kept: Kept) -> dict[str, Any]:
 @configured
 @PROJECT
 @click.option("--archive", is_flag=True, help="Write a tar.gz that can be imported again, not the raw disk.")
+@click.option(
+    "--key-file",
+    type=click.Path(path_type=Path, allow_dash=True),
+    help="The customer's key of an encrypted image: 32 bytes, or the same in base64.",
+)
 @click.argument("name")
 @click.argument("file")
-def export(loaded: Loaded, project: str | None, archive: bool, name: str, file: str) -> None:
+def export(loaded: Loaded, project: str | None, archive: bool, key_file: Path | None, name: str, file: str) -> None:
     """Write an image's disk to FILE, which must not exist, or to standard output (-). Holes stay holes."""
     keeper = _keeper(loaded)
     found = [
@@ -73,8 +82,12 @@ def export(loaded: Loaded, project: str | None, archive: bool, name: str, file: 
     if len(found) > 1:
         projects = ", ".join(kept.project for kept in found)
         raise click.UsageError(f"Missing option '--project': there is an image '{name}' in each of {projects}.")
+    key = None if key_file is None else _key(key_file)
     if file == "-":
-        keeper.export(found[0], sys.stdout.buffer, packed=archive)
+        try:
+            keeper.export(found[0], sys.stdout.buffer, packed=archive, key=key)
+        except PermanentFailure as error:
+            raise Failure(Exit.FAILED, str(error)) from None
         return
     try:
         target = open(file, "xb")  # noqa: SIM115 - closed below
@@ -82,12 +95,28 @@ def export(loaded: Loaded, project: str | None, archive: bool, name: str, file: 
         raise Failure(Exit.FAILED, f"cannot write {file}: {error.strerror}") from None
     try:
         with target:
-            keeper.export(found[0], target, packed=archive)
+            keeper.export(found[0], target, packed=archive, key=key)
     except BaseException as error:
         Path(file).unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise Failure(Exit.FAILED, f"cannot write {file}: {error.strerror or error}") from None
+        if isinstance(error, PermanentFailure):
+            raise Failure(Exit.FAILED, str(error)) from None
         raise
+
+
+def _key(file: Path) -> bytes:
+    """Raises Failure 2; its text repeats nothing of the file."""
+    try:
+        with click.open_file(str(file), "rb") as stream:
+            content: bytes = stream.read(MAX_KEY_FILE)
+        if len(content) == KEY_BYTES:
+            return content
+        return key_from_text("--key-file", content.decode("ascii").strip())
+    except OSError as error:
+        raise Failure(Exit.USAGE, f"cannot read {file}: {error.strerror}") from None
+    except (UnicodeDecodeError, InvalidRequest):
+        raise Failure(Exit.USAGE, f"{file} holds no 256-bit key, neither as 32 bytes nor in base64") from None
 
 
 @click.command()

@@ -18,11 +18,12 @@ from imageopsd.cli.queue import with_queue
 from imageopsd.cli.serve import Duration
 from imageopsd.cli.show import Follower, interruptible
 from imageopsd.config import Loaded, Settings
+from imageopsd.keys import Keyring
 from imageopsd.model.durations import Seconds
-from imageopsd.model.errors import InvalidRequest
+from imageopsd.model.errors import InvalidRequest, Unavailable
 from imageopsd.model.names import REQUEST_ID
 from imageopsd.ports import DeadLetter, Receipt
-from imageopsd.wire.jobs import MAX_JOB_BYTES, read_job
+from imageopsd.wire.jobs import CLEAR_KEYS, MAX_JOB_BYTES, read_job, sealed_job
 
 MAX_FILE_BYTES = 64 * MAX_JOB_BYTES
 
@@ -51,7 +52,8 @@ def submit(
 
     All jobs are checked first; if one is wrong, none is submitted.
     """
-    jobs = [_prepared(value, place, project) for file in files for place, value in _values(file)]
+    keyring = Keyring(Path(loaded.settings.data_dir))
+    jobs = [_prepared(value, place, project, keyring) for file in files for place, value in _values(file)]
     receipts = with_queue(
         loaded.settings, lambda queue: queue.put([(job.id, job.body) for job in jobs], datetime.now(UTC)), create=True
     )
@@ -73,15 +75,20 @@ class _Prepared(NamedTuple):
     body: bytes
 
 
-def _prepared(value: Any, place: str, project: str | None) -> _Prepared:
-    """The job after the checks the daemon will make. Raises Failure 2."""
+def _prepared(value: Any, place: str, project: str | None, keyring: Keyring) -> _Prepared:
+    """The job after the checks the daemon will make, with customers' keys sealed. Raises Failure 2, or 5 if the
+    daemon's own key cannot be read or made."""
     if isinstance(value, dict) and project and "project" not in value:
         value = {**value, "project": project}
     request_id = value.get("requestId") if isinstance(value, dict) else None
     job_id = request_id if isinstance(request_id, str) and REQUEST_ID.fullmatch(request_id) else str(uuid4())
     try:
         body = _encoded(value)
-        request = read_job(body, job_id)
+        request = keyring.sealed(read_job(body, job_id))
+        if any(f'"{name}"'.encode() in body for name in CLEAR_KEYS):
+            body = _encoded(sealed_job(json.loads(body), request))
+    except Unavailable as error:
+        raise Failure(Exit.CANNOT_CONNECT, f"{place}: {error}") from error
     except InvalidRequest as error:
         raise Failure(Exit.USAGE, f"{place}: {error}") from error
     return _Prepared(job_id.lower(), request.project, body)

@@ -4,8 +4,19 @@ from collections.abc import Awaitable, Callable
 
 from msgspec.structs import replace
 
-from imageopsd.model.errors import ConditionNotMet, NotFound, NotYet, PermanentFailure, QuotaExceeded, RequestError
+from imageopsd.engine.source_keys import image_keys, machine_image_keys
+from imageopsd.model.errors import (
+    ConditionNotMet,
+    NotFound,
+    NotYet,
+    PermanentFailure,
+    QuotaExceeded,
+    RequestError,
+    TemporaryFailure,
+    Unavailable,
+)
 from imageopsd.model.image import Image, ImageStatus, deprecated, labelled, patched, published
+from imageopsd.model.keys import Keys
 from imageopsd.model.machine_image import MachineImage, MachineImageStatus, MachineImageTask, asked
 from imageopsd.model.machine_image import published as machine_image_published
 from imageopsd.model.names import image_path
@@ -35,14 +46,17 @@ from imageopsd.ports import (
     Store,
 )
 
+OpenKeys = Callable[[AnyRequest], Keys]
+
 
 class Effects:
     """One method for the worker; it raises the BackendFailures that the worker decides on."""
 
-    def __init__(self, store: Store, backend: Backend, clock: Callable[[], Time]) -> None:
+    def __init__(self, store: Store, backend: Backend, clock: Callable[[], Time], open_keys: OpenKeys) -> None:
         self._store = store
         self._backend = backend
         self._clock = clock
+        self._open_keys = open_keys
 
     async def carry_out(self, claim: Claim, report: Reporter) -> CatalogueChange:
         """Has the claimed operation's effect made. Nobody else works on its target meanwhile: that is its lane."""
@@ -81,7 +95,8 @@ class Effects:
         self, claim: Claim, wanted: MachineImage, reserved: MachineImage, report: Reporter
     ) -> CatalogueChange:
         await self._store.show(claim, replace(reserved, status=MachineImageStatus.UPLOADING))
-        task = MachineImageTask(claim.operation.id, claim.project, wanted)
+        keys = machine_image_keys(self._opened(claim), claim.project, wanted)
+        task = MachineImageTask(claim.operation.id, claim.project, wanted, keys)
         facts = await self._backend.insert_machine_image(task, report)
         stored_bytes = facts.stored_bytes or 0
         await self._settle(
@@ -90,13 +105,16 @@ class Effects:
         return Publish(machine_image_published(reserved, facts), stored_bytes)
 
     async def _insert(self, claim: Claim, image: Image, report: Reporter) -> CatalogueChange:
+        source = await self._source(image)
+        keys = image_keys(self._opened(claim), source)
         task = InsertTask(
             operation_id=claim.operation.id,
             project=claim.project,
             image=image,
-            source=await self._source(image),
+            source=source,
             force=isinstance(claim.request, InsertImage) and claim.request.force_create,
             checkpoint=claim.checkpoint,
+            keys=keys,
         )
         facts = await self._backend.insert_image(task, report)
         stored_bytes = facts.stored_bytes or 0
@@ -127,6 +145,15 @@ class Effects:
         if after != before:
             await self._backend.patch_image(PatchTask(claim.operation.id, claim.project, before, after), report)
         return Publish(after)
+
+    def _opened(self, claim: Claim) -> Keys:
+        """The customer's keys. Raises PermanentFailure, and TemporaryFailure while the daemon's own cannot be read."""
+        try:
+            return self._open_keys(claim.request)
+        except Unavailable as error:
+            raise TemporaryFailure(error.code, error.message) from error
+        except RequestError as error:
+            raise _refused(error) from error
 
     async def _source(self, image: Image) -> Image | None:
         """The image to copy, when there is one: it must be there by now."""

@@ -1,6 +1,7 @@
 """The verbs, the same for every door: make operations out of requests, read what became of them."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from uuid import UUID, uuid5
 
@@ -21,6 +22,7 @@ from imageopsd.model.errors import (
 )
 from imageopsd.model.events import Accepted, CancelAsked, Cancelled, Change, Failed, StoreTroubled
 from imageopsd.model.image import DeprecationState, Image, ImageStatus, labelled, reserved
+from imageopsd.model.keys import without_keyring, without_keys
 from imageopsd.model.lifecycle import apply
 from imageopsd.model.machine_image import MachineImage
 from imageopsd.model.machine_image import reserved as reserved_machine_image
@@ -49,6 +51,7 @@ from imageopsd.model.time import Time
 from imageopsd.ports import Page, Store
 
 Clock = Callable[[], Time]
+Seal = Callable[[AnyRequest], AnyRequest]
 
 OPERATION_GROUPS = UUID("0d2f61f0-6b1e-5a53-9a35-6f1a4c9be1d4")
 """Namespace of the groups that an operation and its repeats are in (RFC 9562, section 5.5). Never changes."""
@@ -57,7 +60,8 @@ OPERATION_GROUPS = UUID("0d2f61f0-6b1e-5a53-9a35-6f1a4c9be1d4")
 class ImageOps:
     """Every method raises a RequestError for what the caller did wrong. Requests come checked (`rules.check`).
     `request_id_window` is for how many seconds a request id leads to its operation; `why_waiting` tells what an
-    operation of a project waits for that could be started otherwise."""
+    operation of a project waits for that could be started otherwise; `seal` takes customers' keys out of a request and
+    puts them into it sealed (`Keyring.sealed`), or refuses them."""
 
     def __init__(
         self,
@@ -69,6 +73,7 @@ class ImageOps:
         backlog: Backlog | None = None,
         request_id_window: float = 14 * 86400,
         why_waiting: Callable[[str], str | None] = lambda project: None,
+        seal: Seal = without_keyring,
     ) -> None:
         self._store = store
         self._bus = bus
@@ -77,12 +82,14 @@ class ImageOps:
         self._backlog = backlog
         self._request_id_window = timedelta(seconds=request_id_window)
         self._why_waiting = why_waiting
+        self._seal = seal
         self.draining = False
 
     async def submit(self, request: AnyRequest, *, user: str, version: str = "v1") -> Operation:
         """Records an operation for the request and returns it, durable; for a repeated request id the first one."""
         if self.draining:
             raise Unavailable("The daemon is shutting down; send the request again in a moment")
+        request = self._seal(request)
         try:
             if self._backlog is not None:
                 self._backlog.check()
@@ -124,6 +131,9 @@ class ImageOps:
     async def refuse(self, request: AnyRequest, error: RequestError, *, user: str) -> Operation:
         """Records an operation that ends at once with the error a REST caller would have been answered with: a job
         has nobody to answer, so its record must tell."""
+        with suppress(RequestError):  # so that it has the same fingerprint as when it comes again
+            request = self._seal(request)
+        request = without_keys(request)
         entry = ErrorEntry(code=error.code, message=error.message)
         failed = Failed(errors=(entry,), http_status=error.http_status)
         nothing = Image(name=request.target)

@@ -18,6 +18,7 @@ from imageopsd.model.errors import (
     Unavailable,
 )
 from imageopsd.model.events import JobBuried, JobCrashed, StoreTroubled
+from imageopsd.model.redaction import without_keys
 from imageopsd.model.requests import AnyRequest, InsertImage
 from imageopsd.ports import Job, JobQueue
 from imageopsd.wire.jobs import read_job
@@ -110,7 +111,7 @@ class Intake:
             self.pulse.beat()
 
     async def _bury(self, job: Job, error: RequestError) -> None:
-        await self._queue.bury(job.receipt, error.message, self._clock())
+        await self._queue.bury(job.receipt, error.message, self._clock(), without_keys(job.body))
         self._bus.publish(JobBuried(job.id, error.code, error.message))
 
     async def _until_stored(self, job: Job, work: Callable[[], Awaitable[None]]) -> None:

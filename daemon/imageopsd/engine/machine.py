@@ -16,6 +16,7 @@ from imageopsd.engine.intake import Intake
 from imageopsd.engine.retention import Retention
 from imageopsd.engine.upkeep import Upkeep
 from imageopsd.engine.worker import Worker
+from imageopsd.keys import Keyring
 from imageopsd.model.breaker import BreakerPolicy
 from imageopsd.model.names import IdSource
 from imageopsd.model.retry import RetryPolicy
@@ -26,7 +27,7 @@ SideTask = Callable[[], Coroutine[Any, Any, None]]
 
 class Machine:
     """`boot` is an id that no process had before; `totals` are the store's as of now. `ops` are the verbs for the
-    doors, `pulses` show whether the loops get on."""
+    doors, `pulses` show whether the loops get on; `keyring` seals the keys that customers send, and opens them."""
 
     def __init__(
         self,
@@ -40,6 +41,7 @@ class Machine:
         boot: str,
         ids: IdSource,
         totals: Totals,
+        keyring: Keyring,
     ) -> None:
         options, records = settings.worker, settings.records
         self._queue = queue
@@ -61,9 +63,20 @@ class Machine:
             backlog=backlog,
             request_id_window=records.request_id_window,
             why_waiting=self._gate.why_waiting,
+            seal=keyring.sealed,
         )
         retry = RetryPolicy(options.attempts, options.retry_base, options.retry_cap, options.retry_patience)
-        self._worker = Worker(store, backend, bus, retry, clock, self._gate, owner=boot, lease=options.lease)
+        self._worker = Worker(
+            store,
+            backend,
+            bus,
+            retry,
+            clock,
+            self._gate,
+            owner=boot,
+            lease=options.lease,
+            open_keys=keyring.opened,
+        )
         self._intake = Intake(queue, self.ops, bus, clock, self._gate, backlog)
         self._retention = Retention(
             store, bus, clock, succeeded=records.keep_succeeded or None, failed=records.keep_failed or None

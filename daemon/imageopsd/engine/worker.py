@@ -15,7 +15,7 @@ from http import HTTPStatus
 import anyio
 
 from imageopsd.engine.bus import EventBus
-from imageopsd.engine.effects import Effects, undone
+from imageopsd.engine.effects import Effects, OpenKeys, undone
 from imageopsd.engine.gate import Gate
 from imageopsd.engine.imageops import Clock
 from imageopsd.engine.pulse import Pulse
@@ -47,6 +47,7 @@ from imageopsd.model.events import (
     StoreTroubled,
     Succeeded,
 )
+from imageopsd.model.keys import no_keys
 from imageopsd.model.lifecycle import apply
 from imageopsd.model.retry import RetryPolicy
 from imageopsd.model.time import Time
@@ -85,8 +86,8 @@ class _Seat:
 
 class Worker:
     """As many loops as the gate has slots, each carrying out one operation at a time, fed by one loop that claims for
-    all free ones at once. `lease` is in seconds; `dice` gives the retry policy's random numbers; `ticks` are seconds of
-    a clock that nobody sets."""
+    all free ones at once. `lease` is in seconds; `open_keys` opens a request's keys (`Keyring.opened`); `dice` gives
+    the retry policy's random numbers; `ticks` are seconds of a clock that nobody sets."""
 
     def __init__(
         self,
@@ -99,11 +100,12 @@ class Worker:
         *,
         owner: str,
         lease: float,
+        open_keys: OpenKeys = no_keys,
         dice: Callable[[], float] = random.random,
         ticks: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
-        self._effects = Effects(store, backend, clock)
+        self._effects = Effects(store, backend, clock, open_keys)
         self._bus = bus
         self._retry = retry
         self._clock = clock

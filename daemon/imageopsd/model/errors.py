@@ -10,6 +10,7 @@ from http import HTTPStatus
 from typing import ClassVar
 
 from imageopsd.model.operation import ErrorDetail, ErrorEntry, QuotaInfo
+from imageopsd.model.redaction import without_key
 
 
 class ImageOpsError(Exception):
@@ -254,7 +255,8 @@ class StoreTooNew(StoreError):
 
 
 def shown(value: object, limit: int = 64) -> str:
-    """A caller's value as an error text may repeat it: short, on one line."""
+    """A caller's value as an error text may repeat it: short, on one line, and no key."""
     text = str(value) if not isinstance(value, dict | list) else type(value).__name__
+    text = without_key(text)
     text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
     return text if len(text) <= limit else text[: limit - 1] + "…"

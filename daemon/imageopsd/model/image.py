@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from imageopsd.model.names import full_link, image_link
 from imageopsd.model.operation import Record
+from imageopsd.model.secret import Secret
 from imageopsd.model.time import Time
 
 GIB = 1024**3
@@ -32,11 +33,16 @@ def encode_hook(value: Any) -> str:
 
 
 def decode_hook(kind: type, value: Any) -> Any:
-    """msgspec's hook for reading: a 64-bit number comes as a string of digits or as a number, a time as a string."""
+    """msgspec's hook for reading: a 64-bit number comes as a string of digits or as a number, a time or a secret as a
+    string."""
     if kind is Time:
         if not isinstance(value, str):
             raise ValueError("Expected an RFC 3339 time")
         return Time.fromisoformat(value)
+    if kind is Secret:
+        if not isinstance(value, str):
+            raise ValueError("Expected a string")
+        return Secret(value)
     if kind is not Int64:
         raise NotImplementedError(f"{kind.__name__} has no JSON form")
     if isinstance(value, bool) or not (isinstance(value, int) or (isinstance(value, str) and _DIGITS.fullmatch(value))):
@@ -69,10 +75,13 @@ class Part(Record, frozen=True, forbid_unknown_fields=True):
 
 
 class CustomerEncryptionKey(Part, frozen=True):
+    """`sha256` is that of the key, in base64, and all that is ever shown of it; what callers send of it is ignored. The
+    others are as they came in, and only until the door has sealed them (`keys`)."""
+
     kms_key_name: str | None = None
     kms_key_service_account: str | None = None
-    raw_key: str | None = None
-    rsa_encrypted_key: str | None = None
+    raw_key: Secret | None = None
+    rsa_encrypted_key: Secret | None = None
     sha256: str | None = None
 
     def __repr__(self) -> str:

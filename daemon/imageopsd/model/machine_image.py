@@ -95,12 +95,25 @@ class MachineImageFacts(Record, frozen=True):
     stored_bytes: int | None = None
 
 
+class MachineImageKeys(msgspec.Struct, frozen=True):
+    """Keys in clear, 32 bytes each: the one to encrypt all disks with, `None` for none, and those of source disks, by
+    their partial URLs."""
+
+    bundle: bytes | None = None
+    disks: dict[str, bytes] = {}
+
+    def __repr__(self) -> str:
+        return "MachineImageKeys(…)"
+
+
 class MachineImageTask(msgspec.Struct, frozen=True):
-    """Make `machine_image` (reserved: its id, name and source instance are set) as its input fields say."""
+    """Make `machine_image` (reserved: its id, name and source instance are set) as its input fields say. `keys` are the
+    customer's, opened."""
 
     operation_id: str
     project: str
     machine_image: MachineImage
+    keys: MachineImageKeys = MachineImageKeys()
 
 
 def machine_image_path(project: str, name: str) -> str:

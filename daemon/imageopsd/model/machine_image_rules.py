@@ -1,7 +1,5 @@
 """The rules that a new machine image must meet before anything is recorded; see `rules` for those of images."""
 
-from collections.abc import Iterator
-
 from imageopsd.model.errors import InvalidRequest
 from imageopsd.model.machine_image import MachineImage
 from imageopsd.model.names import NAME_RULE
@@ -32,13 +30,3 @@ def check_machine_image(machine_image: MachineImage, project: str) -> None:
     for i, key in enumerate(machine_image.source_disk_encryption_keys):
         if key.source_disk is not None:
             parse_disk_reference(key.source_disk, project, f"resource.sourceDiskEncryptionKeys[{i}].sourceDisk")
-    for field in _keys(machine_image):
-        raise InvalidRequest(field, f"Invalid value for field '{field}'. Customer keys are not supported yet.")
-
-
-def _keys(machine_image: MachineImage) -> Iterator[str]:
-    if machine_image.machine_image_encryption_key is not None:
-        yield "resource.machineImageEncryptionKey"
-    for i, key in enumerate(machine_image.source_disk_encryption_keys):
-        if key.disk_encryption_key is not None:
-            yield f"resource.sourceDiskEncryptionKeys[{i}].diskEncryptionKey"

@@ -6,13 +6,13 @@ caller wrote it, in GCE's own words where those are on record (`schemas_image.v1
 
 import base64
 import re
-from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 import msgspec
 
 from imageopsd.model.errors import InvalidRequest
 from imageopsd.model.image import DeprecationState, DeprecationStatus, Image, InitialStateConfig
+from imageopsd.model.keys import check_keys
 from imageopsd.model.machine_image_rules import check_machine_image
 from imageopsd.model.names import (
     NAME_RULE,
@@ -76,6 +76,7 @@ def check(request: AnyRequest) -> AnyRequest:
             check_machine_image(machine_image, request.project)
         case _:
             _check_change(request)
+    check_keys(request)
     if request.request_id is None:
         return request
     return msgspec.structs.replace(request, request_id=check_request_id(request.request_id))
@@ -103,8 +104,6 @@ def _check_new_image(image: Image, project: str) -> None:
     check_labels(image.labels or {})
     if image.disk_size_gb is not None and not 1 <= image.disk_size_gb <= MAX_DISK_GB:
         raise InvalidRequest.value("resource.diskSizeGb", image.disk_size_gb, f"Must be between 1 and {MAX_DISK_GB}")
-    for field in _keys(image):
-        raise InvalidRequest(field, f"Invalid value for field '{field}'. Customer keys are not supported yet.")
 
 
 def _check_initial_state(state: InitialStateConfig) -> None:
@@ -165,17 +164,6 @@ def _check_url(field: str, url: str) -> None:
     named = bool(parts.hostname) != (parts.scheme == "file") or (parts.scheme == "file" and parts.path != "")
     if not (url.isprintable() and parts.scheme in SOURCE_SCHEMES and port_ok and named) or "@" in parts.netloc:
         raise InvalidRequest.value(field, public_url(url), expected)
-
-
-def _keys(image: Image) -> Iterator[str]:
-    for field, key in (
-        ("resource.imageEncryptionKey", image.image_encryption_key),
-        ("resource.sourceDiskEncryptionKey", image.source_disk_encryption_key),
-        ("resource.sourceImageEncryptionKey", image.source_image_encryption_key),
-        ("resource.sourceSnapshotEncryptionKey", image.source_snapshot_encryption_key),
-    ):
-        if key is not None:
-            yield field
 
 
 def _check_change(request: ChangeImage | ChangeMachineImage) -> None:

@@ -8,6 +8,7 @@ import msgspec
 
 from imageopsd.model.durations import Seconds
 from imageopsd.model.errors import InvalidRequest
+from imageopsd.model.keys import IMAGE_KEYS
 from imageopsd.model.names import REQUEST_ID
 from imageopsd.model.requests import (
     PRIORITIES,
@@ -33,6 +34,9 @@ from imageopsd.wire.compute import (
 )
 from imageopsd.wire.json_body import convert, parse, without_empties
 
+CLEAR_KEYS = frozenset({"rawKey", "rsaEncryptedKey"})
+"""Members that a job in a queue must not have, wherever they stand in it."""
+
 MAX_JOB_BYTES = 1024 * 1024
 """No image resource comes near it; a larger one would sit in every backup and page of the queue."""
 
@@ -51,6 +55,7 @@ class _JobFile(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_field
     priority: int = 0
     deadline: str | None = None
     body: dict[str, Any] | None = None
+    keys: str | None = None
 
 
 def read_job(data: bytes, job_id: str) -> AnyRequest:
@@ -73,7 +78,33 @@ def read_job(data: bytes, job_id: str) -> AnyRequest:
         raise InvalidRequest.missing("job.project", "Expected a project id such as 'my-project'")
     own_id = job_id if REQUEST_ID.fullmatch(job_id) else str(uuid5(JOB_IDS, job_id))
     request = read(job, job.project, job.request_id or own_id)
-    return check(msgspec.structs.replace(request, priority=_priority(job), deadline=_deadline(job)))
+    return check(msgspec.structs.replace(request, priority=_priority(job), deadline=_deadline(job), keys=job.keys))
+
+
+def sealed_job(job: dict[str, Any], request: AnyRequest) -> dict[str, Any]:
+    """The job that `request` was read from with the request's sealed keys in place of those in clear: what a queue may
+    keep. Nothing that is called as a key is remains, also where the method does not look."""
+    bare: dict[str, Any] = _without_clear_keys(job)
+    match request:
+        case InsertImage(image=image):
+            shown = {field.rpartition(".")[2]: getattr(image, name) for name, field in IMAGE_KEYS.items()}
+        case InsertMachineImage(machine_image=machine_image):
+            shown = {
+                "machineImageEncryptionKey": machine_image.machine_image_encryption_key,
+                "sourceDiskEncryptionKeys": machine_image.source_disk_encryption_keys,
+            }
+        case _:
+            return bare
+    keys = {name: msgspec.to_builtins(value) for name, value in shown.items() if value}
+    return bare | {"body": (bare.get("body") or {}) | keys, "keys": request.keys} if keys else bare
+
+
+def _without_clear_keys(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_clear_keys(item) for name, item in value.items() if name not in CLEAR_KEYS}
+    if isinstance(value, list):
+        return [_without_clear_keys(item) for item in value]
+    return value
 
 
 def _priority(job: _JobFile) -> int:

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from imageopsd.model.errors import InvalidRequest
+from imageopsd.model.errors import InvalidRequest, shown
 from imageopsd.model.image import decode_hook
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -48,7 +48,7 @@ def _each_once(members: list[tuple[str, Any]]) -> None:
     names = [name for name, _ in members]
     if len(set(names)) != len(names):
         name = next(name for name in names if names.count(name) > 1)
-        raise _Twice(f"the name '{name:.64}' stands twice in one object")
+        raise _Twice(f"the name '{shown(name)}' stands twice in one object")
 
 
 def without_empties(value: Any, what: str, keep: frozenset[str] = frozenset()) -> Any:
@@ -96,7 +96,7 @@ def _explained(text: str, kind: type[msgspec.Struct], prefix: str) -> InvalidReq
     field = prefix + (match["path"] or "").replace("[...]", "[]")
     problem = match["problem"]
     if unknown := _UNKNOWN.fullmatch(problem):
-        name = unknown["name"]
+        name = shown(unknown["name"])
         close = get_close_matches(name, _field_names(kind), n=1)
         hint = f" Did you mean '{close[0]}'?" if close else ""
         field = f"{field}.{name}"

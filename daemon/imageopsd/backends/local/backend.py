@@ -15,10 +15,13 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
+from msgspec.structs import replace
+
 from imageopsd.backends.local.archive import take_in
 from imageopsd.backends.local.blocks import SUFFIX, BlockTable, Content
 from imageopsd.backends.local.clone import Cloner
 from imageopsd.backends.local.disk import Disk
+from imageopsd.backends.local.disks import Encryption, encryption_of, file_name, new_disk, opened
 from imageopsd.backends.local.intake import Taken
 from imageopsd.backends.local.keeping import Keeping
 from imageopsd.backends.local.layout import DISK, Layout
@@ -27,18 +30,22 @@ from imageopsd.backends.local.manifest import ImageManifest
 from imageopsd.backends.local.options import Options as LocalOptions
 from imageopsd.backends.local.pipe import in_thread
 from imageopsd.backends.local.progress import MOVED, Meter
+from imageopsd.backends.local.reading import Readable, pour
 from imageopsd.backends.local.resources import Resources
 from imageopsd.backends.local.sizes import check_asked_size, disk_size
 from imageopsd.backends.local.sources.source import without_secrets
 from imageopsd.backends.local.turns import Turns
 from imageopsd.model.errors import InvalidRequest, NotYet, PermanentFailure, TemporaryFailure
 from imageopsd.model.image import GIB, Image, ImageFacts, published
+from imageopsd.model.keys import check_given
 from imageopsd.model.machine_image import MachineImageFacts, MachineImageTask
 from imageopsd.model.names import image_path, parse_image_reference
 from imageopsd.model.references import Reference, parse_disk_reference, parse_snapshot_reference
-from imageopsd.ports import DeleteTask, InsertTask, PatchTask, Reporter
+from imageopsd.ports import DeleteTask, ImageKeys, InsertTask, PatchTask, Reporter
 
 T = TypeVar("T")
+
+PLAIN_DISK = file_name(DISK, encrypted=False)
 
 
 class LocalBackend(Keeping):
@@ -83,6 +90,7 @@ class LocalBackend(Keeping):
 
     async def insert_image(self, task: InsertTask, report: Reporter) -> ImageFacts:
         check_asked_size(task.image.disk_size_gb, self._options.max_disk_gb)
+        check_given(task.image.image_encryption_key, task.keys.image, "resource.imageEncryptionKey")
         place = self._place(task.project, task.image)
         with self._storage_failures():
             made = await in_thread("find", lambda: self._layout.found(place, task.operation_id, ImageManifest))
@@ -130,21 +138,24 @@ class LocalBackend(Keeping):
         place = self._place(task.project, task.image)
         try:
             staged = await in_thread("begin", lambda: self._layout.begin(task.operation_id))
+            key, image_id = task.keys.image, int(task.image.id or 0)
             margin, limit = self._options.free_space_margin, task.reserved_bytes
-            with Disk(staged / DISK, margin, limit) as disk, BlockTable(staged / DISK) as table:
+            with new_disk(staged, DISK, margin, key, image_id, limit) as (disk, table):
                 taken = await self._fill(disk, table, staged, task, report)
                 report.progress(MOVED, "making it safe on disk")
                 size_gb = _warn_of_size(taken.disk_size, task.image, report)
                 stored = await in_thread("sync", lambda: disk.finish(size_gb * GIB))
                 content = await in_thread("sync", table.finish)
+            path = staged / file_name(DISK, encrypted=key is not None)
+            encryption = await in_thread("read", lambda: encryption_of(path))
             report.progress(95, "publishing")
             facts = ImageFacts(
                 disk_size_gb=size_gb,
                 archive_size_bytes=taken.archive_size,
                 stored_bytes=stored,
-                sha256=taken.sha256,
+                sha256=taken.sha256 if encryption is None else None,  # who has it could tell what is encrypted here
             )
-            manifest = _manifest(task, taken.disk_size, content, facts)
+            manifest = _manifest(task, taken.disk_size, content, encryption, facts)
             await in_thread("publish", lambda: self._layout.publish(staged, manifest, place))
         except BaseException as error:
             # also what was published already: nobody else can have done it under this id, and nobody knows of it yet
@@ -158,19 +169,24 @@ class LocalBackend(Keeping):
         raw = task.image.raw_disk
         if raw is not None and raw.source:
             with self._turns.take(task.project, urlsplit(raw.source).hostname):
-                return await take_in(raw, disk, table, staged.parent, self._options, self._layout.root, report)
+                options = self._options if task.keys.image is None else replace(self._options, resume_rate=0)
+                return await take_in(raw, disk, table, staged.parent, options, self._layout.root, report)
         if task.source is not None:
-            return await self._copy_image(task.source, disk, table, report)
+            return await self._copy_image(task.source, disk, table, task.keys, report)
         if self._resources.configured:
             reference = _source_of(task.image, task.project)
-            return await self._copy_resource(reference, disk, table, report, task.force)
+            return await self._copy_resource(reference, disk, table, task.keys, report, task.force)
         raise PermanentFailure(
             "UNSUPPORTED_OPERATION",
             "Images are made from disks and snapshots only where backends.local.resources_dir says where those are.",
             HTTPStatus.BAD_REQUEST,
         )
 
-    async def _copy_image(self, source: Image, disk: Disk, table: BlockTable, report: Reporter) -> Taken:
+    async def _copy_image(
+        self, source: Image, disk: Disk, table: BlockTable, keys: ImageKeys, report: Reporter
+    ) -> Taken:
+        if keys != ImageKeys() or source.image_encryption_key is not None:
+            return await self._pour_image(source, disk, table, keys, report)
         descriptor, manifest, place = self._open(source)
         try:
             await self._copy(descriptor, disk, report)
@@ -179,29 +195,56 @@ class LocalBackend(Keeping):
             os.close(descriptor)
         try:
             # the same content has the same table; if the source was damaged, so that a look at the copy tells it too
-            await in_thread("digest", lambda: table.copy(place / f"{DISK}{SUFFIX}"))
+            await in_thread("digest", lambda: table.copy(place / f"{PLAIN_DISK}{SUFFIX}"))
         except FileNotFoundError:  # deleted meanwhile
             await self._digest(disk, table, report)
         return Taken(size, manifest.facts.archive_size_bytes, manifest.facts.sha256)
 
+    async def _pour_image(
+        self, source: Image, disk: Disk, table: BlockTable, keys: ImageKeys, report: Reporter
+    ) -> Taken:
+        """Where one of the two is encrypted: what the file system could share or copy is of no use."""
+        project, _, _ = parse_image_reference(source.self_link or "", "", "sourceImage")
+        place = self._place(project, source)
+        with ExitStack() as files:
+            try:
+                manifest = await in_thread("open", lambda: ImageManifest.read(place))
+                path = place / file_name(DISK, encrypted=manifest.encryption is not None)
+                name = image_path(project, str(source.name))
+                plain = await in_thread("open", lambda: files.enter_context(opened(path, keys.source, name)))
+            except FileNotFoundError:
+                raise _gone(project, source) from None
+            await self._pour(plain, disk, table, report)
+            return Taken(plain.size, manifest.facts.archive_size_bytes, manifest.facts.sha256)
+
     async def _copy_resource(
-        self, reference: Reference, disk: Disk, table: BlockTable, report: Reporter, force: bool
+        self, reference: Reference, disk: Disk, table: BlockTable, keys: ImageKeys, report: Reporter, force: bool
     ) -> Taken:
         with ExitStack() as files:
             source = await in_thread("open", lambda: files.enter_context(self._resources.disk(reference)))
             if not force:
                 source.check_unused()
-            await self._copy(source.descriptor, disk, report)
+            plain = await in_thread("open", lambda: source.opened(keys.source))
+            if keys == ImageKeys():
+                await self._copy(source.descriptor, disk, report)
+            else:
+                await self._pour(plain, disk, table, report)
             if not force:
                 source.check_unused()
                 source.check_unchanged()
-            await self._digest(disk, table, report)
+            if keys == ImageKeys():
+                await self._digest(disk, table, report)
             return Taken(source.size, archive_size=None, sha256=None)
 
     async def _digest(self, disk: Disk, table: BlockTable, report: Reporter) -> None:
         report.progress(MOVED, "reading it for its digests")
         stop = Event()
         await in_thread("digest", lambda: table.read(disk.fd, stop), stop.set)
+
+    async def _pour(self, source: Readable, disk: Disk, table: BlockTable, report: Reporter) -> None:
+        meter, stop = Meter("copying", None), Event()
+        with meter.telling(report):
+            await in_thread("copy", lambda: pour(source, disk, table, meter, stop), stop.set)
 
     async def _copy(self, descriptor: int, disk: Disk, report: Reporter) -> None:
         meter, stop = Meter("copying", None), Event()
@@ -213,7 +256,7 @@ class LocalBackend(Keeping):
         place = self._place(project, source)
         try:
             manifest = ImageManifest.read(place)
-            return os.open(place / DISK, os.O_RDONLY | os.O_CLOEXEC), manifest, place
+            return os.open(place / PLAIN_DISK, os.O_RDONLY | os.O_CLOEXEC), manifest, place
         except FileNotFoundError:
             raise _gone(project, source) from None
 
@@ -261,7 +304,9 @@ def _warn_of_size(content: int, image: Image, report: Reporter) -> int:
     return size_gb
 
 
-def _manifest(task: InsertTask, content_bytes: int, content: Content, facts: ImageFacts) -> ImageManifest:
+def _manifest(
+    task: InsertTask, content_bytes: int, content: Content, encryption: Encryption | None, facts: ImageFacts
+) -> ImageManifest:
     image = task.image
     source = image.raw_disk.source if image.raw_disk else None
     source = source or image.source_image or image.source_disk or image.source_snapshot
@@ -274,6 +319,7 @@ def _manifest(task: InsertTask, content_bytes: int, content: Content, facts: Ima
         source=without_secrets(source) if source else None,
         content_bytes=content_bytes,
         content=content,
+        encryption=encryption,
         facts=facts,
     ).patched(published(image, facts))
 

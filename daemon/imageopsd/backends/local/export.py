@@ -7,10 +7,10 @@ from contextlib import suppress
 from typing import BinaryIO
 
 from imageopsd.backends.local.deflate import zlib
-from imageopsd.backends.local.extents import extents
+from imageopsd.backends.local.reading import Readable
 
 STEP = 1024**2
-"""Bytes of one read and of one run of zeros."""
+"""Bytes of one run of zeros."""
 _ZEROS = bytes(STEP)
 _TAR_BLOCK = 512
 _FIRST, _MORE = 4, 21
@@ -19,14 +19,15 @@ _FIRST, _MORE = 4, 21
 Extents = Sequence[tuple[int, int]]
 
 
-def write_raw(disk: int, target: BinaryIO) -> None:
-    """All bytes of the disk. In a regular file that is empty, holes stay holes. Raises OSError."""
-    size = os.fstat(disk).st_size
+def write_raw(disk: Readable, target: BinaryIO) -> None:
+    """All bytes of the disk. In a regular file that is empty, holes stay holes. Raises OSError, and what `disk`
+    raises."""
+    size = disk.size
     sparse = _is_empty_file(target)
     at = 0
-    for start, end in extents(disk, size):
+    for start, end in disk.extents():
         _skip(target, start - at, sparse)
-        for block in _read(disk, start, end):
+        for block in disk.read(start, end):
             target.write(block)
         at = end
     _skip(target, size - at, sparse)
@@ -35,12 +36,12 @@ def write_raw(disk: int, target: BinaryIO) -> None:
     target.flush()
 
 
-def write_archive(disk: int, target: BinaryIO) -> None:
+def write_archive(disk: Readable, target: BinaryIO) -> None:
     """A gzip'd oldgnu tar with the one member disk.raw, sparse, as `tar -S --format=oldgnu -cz` makes it. Raises
-    OSError."""
-    size = os.fstat(disk).st_size
+    OSError, and what `disk` raises."""
+    size = disk.size
     # a map whose extents are not whole blocks is read differently by different tars
-    where = [(start, end) for start, end in _whole_blocks(extents(disk, size), size) if end > start]
+    where = [(start, end) for start, end in _whole_blocks(disk.extents(), size) if end > start]
     packer = zlib.compressobj(1, zlib.DEFLATED, 31)
     for block in _tar(disk, size, where):
         target.write(packer.compress(block))
@@ -48,7 +49,7 @@ def write_archive(disk: int, target: BinaryIO) -> None:
     target.flush()
 
 
-def _tar(disk: int, size: int, where: Extents) -> Iterator[bytes]:
+def _tar(disk: Readable, size: int, where: Extents) -> Iterator[bytes]:
     stored = sum(end - start for start, end in where)
     # GNU tar ends the map of a disk that ends with a hole by an empty entry at its end
     entries = [(start, end - start) for start, end in where]
@@ -59,7 +60,7 @@ def _tar(disk: int, size: int, where: Extents) -> Iterator[bytes]:
         part = b"".join(_number(start) + _number(length) for start, length in entries[at : at + _MORE])
         yield part.ljust(504, b"\0") + bytes([at + _MORE < len(entries)]) + bytes(7)
     for start, end in where:
-        yield from _read(disk, start, end)
+        yield from disk.read(start, end)
     yield bytes(-stored % _TAR_BLOCK + 2 * _TAR_BLOCK)
 
 
@@ -90,15 +91,6 @@ def _number(value: int) -> bytes:
 def _whole_blocks(found: Iterator[tuple[int, int]], size: int) -> Iterator[tuple[int, int]]:
     for start, end in found:
         yield start // _TAR_BLOCK * _TAR_BLOCK, min(-(-end // _TAR_BLOCK) * _TAR_BLOCK, size)
-
-
-def _read(disk: int, start: int, end: int) -> Iterator[bytes]:
-    while start < end:
-        block = os.pread(disk, min(STEP, end - start), start)
-        if not block:
-            raise OSError("the disk became shorter while it was read")
-        yield block
-        start += len(block)
 
 
 def _skip(target: BinaryIO, count: int, sparse: bool) -> None:

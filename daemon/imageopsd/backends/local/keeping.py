@@ -1,18 +1,20 @@
 """What of images is on this host, apart from making them: finding it, checking it, giving it back, clearing it away."""
 
-import os
 from collections.abc import Collection, Iterator
+from itertools import chain
 from threading import Event
 from typing import BinaryIO
 
 import msgspec
 
+from imageopsd.backends.local.disks import file_name, opened, seals_damage
 from imageopsd.backends.local.export import write_archive, write_raw
 from imageopsd.backends.local.layout import DISK, Layout
 from imageopsd.backends.local.manifest import ImageManifest, MachineImageManifest
 from imageopsd.backends.local.pipe import in_thread
 from imageopsd.backends.local.verify import damage
 from imageopsd.model.image import GIB, Image
+from imageopsd.model.names import image_path
 from imageopsd.model.resource import IMAGES, Resource
 from imageopsd.ports import Kept
 
@@ -47,23 +49,22 @@ class Keeping:
             yield "its manifest is gone or damaged"
             return
         if isinstance(manifest, ImageManifest):
-            disks = [(DISK, manifest.facts.disk_size_gb * GIB, manifest.content)]
+            disks = [(_disk(manifest), manifest.facts.disk_size_gb * GIB, manifest.content, manifest.encryption)]
         else:
-            disks = [(disk.file, disk.content_bytes, disk.content) for disk in manifest.disks]
-        for name, size, content in disks:
-            prefix = "" if name == DISK else f"{name}: "
+            disks = [(disk.file, disk.content_bytes, disk.content, disk.encryption) for disk in manifest.disks]
+        for name, size, content, encryption in disks:
+            prefix = "" if isinstance(manifest, ImageManifest) else f"{name}: "
             try:
-                for problem in damage(place / name, size, content):
-                    yield f"{prefix}{problem}"
+                problems = chain(damage(place / name, size, content), seals_damage(place / name, encryption))
+                yield from (f"{prefix}{problem}" for problem in problems)
             except OSError as error:
                 yield f"{prefix}{name} cannot be read: {error.strerror}"
 
-    def export(self, kept: Kept, target: BinaryIO, *, packed: bool) -> None:
-        descriptor = os.open(self._layout.root / kept.place / DISK, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            (write_archive if packed else write_raw)(descriptor, target)
-        finally:
-            os.close(descriptor)
+    def export(self, kept: Kept, target: BinaryIO, *, packed: bool, key: bytes | None = None) -> None:
+        place = self._layout.root / kept.place
+        name = str(kept.resource.name) if kept.resource else str(kept.id)
+        with opened(place / _disk(ImageManifest.read(place)), key, image_path(kept.project, name)) as disk:
+            (write_archive if packed else write_raw)(disk, target)
 
     def discard(self, kept: Kept) -> None:
         self._layout.remove(self._layout.root / kept.place)
@@ -83,3 +84,7 @@ class Keeping:
         """Raises OSError, msgspec.MsgspecError."""
         kind = ImageManifest if kept.place.startswith(f"{IMAGES}/") else MachineImageManifest
         return kind.read(self._layout.root / kept.place)
+
+
+def _disk(manifest: ImageManifest) -> str:
+    return file_name(DISK, encrypted=manifest.encryption is not None)

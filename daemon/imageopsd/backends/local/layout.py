@@ -1,7 +1,7 @@
 """The directories of the local backend, and the order of fsync and rename that makes their content trustworthy.
 
-    images/<project>/<id>/{disk.raw, manifest.json}               only what is whole
-    machine-images/<project>/<id>/{disk-<n>.raw, manifest.json}   the same: all disks of a bundle, or none
+    images/<project>/<id>/{disk.raw | disk.enc, manifest.json}    only what is whole
+    machine-images/<project>/<id>/{disk-<n>.…, manifest.json}     the same: all disks of a bundle, or none
     staging/<operation id>/out/                                   what one operation is making; nobody reads it
     staging/<operation id>/source.{part,jsonl}                    what it has of its source, for its next try (`spool`)
     trash/<id>/                                                   what is to be deleted
@@ -25,7 +25,8 @@ from imageopsd.backends.local.spool import resumable
 from imageopsd.crashpoints import crash_point
 from imageopsd.model.errors import PermanentFailure
 
-DISK = "disk.raw"
+DISK = "disk"
+"""Of an image; what follows says whether it is encrypted (`disks`)."""
 OUT = "out"
 
 M = TypeVar("M", bound=Manifest)

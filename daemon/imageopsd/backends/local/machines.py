@@ -1,6 +1,6 @@
 """Machine images: the disks of an instance, and what the instance is like, in one directory that appears at once."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from http import HTTPStatus
 from pathlib import Path
@@ -8,18 +8,21 @@ from threading import Event
 
 import msgspec
 
-from imageopsd.backends.local.blocks import BlockTable, Content
+from imageopsd.backends.local.blocks import BlockTable
 from imageopsd.backends.local.clone import Cloner
 from imageopsd.backends.local.disk import Disk
+from imageopsd.backends.local.disks import encryption_of, file_name, new_disk
 from imageopsd.backends.local.instances import AttachedDisk, Instance
 from imageopsd.backends.local.layout import Layout
 from imageopsd.backends.local.manifest import MachineImageManifest, SavedFile
 from imageopsd.backends.local.options import Options
 from imageopsd.backends.local.pipe import in_thread
 from imageopsd.backends.local.progress import MOVED, Meter
+from imageopsd.backends.local.reading import PlainDisk, Readable, pour
 from imageopsd.backends.local.resources import Resources, SourceDisk
 from imageopsd.backends.local.saved import disk_of, properties, saved_attached_disk, saved_disk, stored
 from imageopsd.model.errors import PermanentFailure
+from imageopsd.model.keys import check_given
 from imageopsd.model.machine_image import (
     MachineImage,
     MachineImageFacts,
@@ -38,13 +41,13 @@ class _Copy(msgspec.Struct, frozen=True):
     index: int
     attached: AttachedDisk
     source: SourceDisk
+    plain: Readable
     path: Path
     disk: Disk
+    table: BlockTable
     meter: Meter
-
-    @property
-    def file(self) -> str:
-        return _file_name(self.index)
+    as_it_is: bool
+    """Nothing is encrypted, here or there: the file system may copy it."""
 
 
 class _BundleMeter(Meter):
@@ -88,16 +91,17 @@ class MachineImages:
             staged = await in_thread("begin", lambda: self._layout.begin(task.operation_id))
             with ExitStack() as files:
                 meter = _BundleMeter()
-                copies = await in_thread("open", lambda: self._open(disks, reference, staged, meter, files))
+                copies = await in_thread("open", lambda: self._open(disks, reference, task, staged, meter, files))
                 stop = Event()
                 with meter.telling(report):
                     await in_thread("copy", lambda: self._copy(copies, stop), stop.set)
                 report.progress(MOVED, "reading it for its digests")
-                contents = await in_thread("digest", lambda: _digests(copies, stop), stop.set)
+                await in_thread("digest", lambda: _digest(copies, stop), stop.set)
                 report.progress(MOVED, "making it safe on disk")
                 sizes = await in_thread("sync", lambda: [copy.disk.finish(copy.source.size) for copy in copies])
+                saved = await in_thread("sync", lambda: [_saved_file(copy) for copy in copies])
             report.progress(95, "publishing")
-            manifest = _manifest(task, reference, copies, contents, _facts(instance, disks, copies, sizes))
+            manifest = _manifest(task, reference, saved, _facts(instance, disks, copies, sizes))
             await in_thread("publish", lambda: self._layout.publish(staged, manifest, place))
         except BaseException:
             # as with an image: also what was published already
@@ -107,7 +111,13 @@ class MachineImages:
         return manifest.facts
 
     def _open(
-        self, disks: dict[int, AttachedDisk], instance: Reference, staged: Path, meter: _BundleMeter, files: ExitStack
+        self,
+        disks: dict[int, AttachedDisk],
+        instance: Reference,
+        task: MachineImageTask,
+        staged: Path,
+        meter: _BundleMeter,
+        files: ExitStack,
     ) -> list[_Copy]:
         """All sources before anything is copied: what is missing is told at once, and the copies begin together."""
         sources = {
@@ -115,21 +125,25 @@ class MachineImages:
             for index, attached in disks.items()
             if attached.type == "PERSISTENT"
         }
-        return [
-            _Copy(
-                index,
-                disks[index],
-                source,
-                staged / _file_name(index),
-                files.enter_context(Disk(staged / _file_name(index), self._margin)),
-                meter.part(source.size),
-            )
-            for index, source in sources.items()
-        ]
+        keys, bundle = task.keys.disks, task.keys.bundle
+        check_given(task.machine_image.machine_image_encryption_key, bundle, "resource.machineImageEncryptionKey")
+        _check_needed(keys, [source.reference for source in sources.values()])
+        plain = {index: source.opened(keys.get(source.reference.path)) for index, source in sources.items()}
+        copies = []
+        for index, source in sources.items():
+            image_id = int(task.machine_image.id or 0)
+            disk, table = files.enter_context(new_disk(staged, f"disk-{index}", self._margin, bundle, image_id))
+            path = staged / file_name(f"disk-{index}", encrypted=bundle is not None)
+            part, as_it_is = meter.part(source.size), isinstance(plain[index], PlainDisk) and bundle is None
+            copies.append(_Copy(index, disks[index], source, plain[index], path, disk, table, part, as_it_is))
+        return copies
 
     def _copy(self, copies: Sequence[_Copy], stop: Event) -> None:
         for copy in copies:
-            self._cloner.clone(copy.source.descriptor, copy.disk, copy.meter, stop)
+            if copy.as_it_is:
+                self._cloner.clone(copy.source.descriptor, copy.disk, copy.meter, stop)
+            else:
+                pour(copy.plain, copy.disk, copy.table, copy.meter, stop)
         # only after the last one: the bundle is of one moment if no disk changed until then
         for copy in copies:
             copy.source.check_unchanged()
@@ -176,8 +190,7 @@ def _facts(
 def _manifest(
     task: MachineImageTask,
     source: Reference,
-    copies: Sequence[_Copy],
-    contents: Sequence[Content],
+    disks: Sequence[SavedFile],
     facts: MachineImageFacts,
 ) -> MachineImageManifest:
     machine_image = task.machine_image
@@ -189,10 +202,7 @@ def _manifest(
         created=machine_image.creation_timestamp,
         description=machine_image.description,
         source=source.path,
-        disks=tuple(
-            SavedFile(copy.file, copy.source.reference.path, copy.source.size, content)
-            for copy, content in zip(copies, contents, strict=True)
-        ),
+        disks=tuple(disks),
         facts=facts,
     ).showing(published(machine_image, facts))
 
@@ -219,14 +229,24 @@ def _warn(machine_image: MachineImage, facts: MachineImageFacts, report: Reporte
             )
 
 
-def _digests(copies: Sequence[_Copy], stop: Event) -> list[Content]:
-    contents = []
+def _digest(copies: Sequence[_Copy], stop: Event) -> None:
+    """Of what the file system copied; the others' digests were made on their way."""
     for copy in copies:
-        with BlockTable(copy.path) as table:
-            table.read(copy.disk.fd, stop)
-            contents.append(table.finish())
-    return contents
+        if copy.as_it_is:
+            copy.table.read(copy.disk.fd, stop)
 
 
-def _file_name(index: int) -> str:
-    return f"disk-{index}.raw"
+def _saved_file(copy: _Copy) -> SavedFile:
+    content, encryption = copy.table.finish(), encryption_of(copy.path)
+    return SavedFile(copy.path.name, copy.source.reference.path, copy.source.size, content, encryption)
+
+
+def _check_needed(keys: Mapping[str, bytes], disks: Sequence[Reference]) -> None:
+    """Raises PermanentFailure for a key of a disk that is not among those to copy."""
+    for path in keys.keys() - {disk.path for disk in disks}:
+        raise PermanentFailure(
+            "INVALID_FIELD_VALUE",
+            f"Invalid value for field 'resource.sourceDiskEncryptionKeys': '{path}'. "
+            "It is not one of the disks that the machine image is made of.",
+            HTTPStatus.BAD_REQUEST,
+        )

@@ -8,6 +8,7 @@ import msgspec
 from msgspec.structs import replace
 
 from imageopsd.backends.local.blocks import Content
+from imageopsd.backends.local.disks import Encryption
 from imageopsd.backends.local.sources.source import without_secrets
 from imageopsd.model.image import (
     CustomerEncryptionKey,
@@ -17,6 +18,7 @@ from imageopsd.model.image import (
     decode_hook,
     encode_hook,
 )
+from imageopsd.model.keys import hash_only
 from imageopsd.model.machine_image import MachineImage, MachineImageFacts
 from imageopsd.model.operation import Record
 from imageopsd.model.time import Time
@@ -45,12 +47,14 @@ class Manifest(Record, frozen=True, kw_only=True):
 
 class ImageManifest(Manifest, frozen=True, kw_only=True):
     """`source` is without query string and user, which may be secrets. `content_bytes` is the size the disk came
-    with, before it was made a whole number of GB; `content` is what `blocks` says of it."""
+    with, before it was made a whole number of GB; `content` is what `blocks` says of it, and `encryption` what it is
+    encrypted with."""
 
     image_id: str
     source: str | None = None
     content_bytes: int
     content: Content | None = None
+    encryption: Encryption | None = None
     facts: ImageFacts
     family: str | None = None
     deprecated: DeprecationStatus | None = None
@@ -69,12 +73,13 @@ class ImageManifest(Manifest, frozen=True, kw_only=True):
 
 class SavedFile(Record, frozen=True):
     """A disk of a machine image: the file's name, the partial URL of the disk it was copied from, its size, and what
-    `blocks` says of it."""
+    `blocks` says of it, what it is encrypted with."""
 
     file: str
     source: str
     content_bytes: int
     content: Content | None = None
+    encryption: Encryption | None = None
 
 
 class MachineImageManifest(Manifest, frozen=True, kw_only=True):
@@ -113,4 +118,4 @@ def _without_secrets(image: Image) -> Image:
 
 
 def _hash_only(key: CustomerEncryptionKey | None) -> CustomerEncryptionKey | None:
-    return key and replace(key, raw_key=None, rsa_encrypted_key=None)
+    return key and hash_only(key)

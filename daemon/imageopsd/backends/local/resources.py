@@ -9,9 +9,11 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Self
 
+from imageopsd.backends.local.disks import ENCRYPTED, PLAIN, readable, seals_name
 from imageopsd.backends.local.instances import Instance, invalid_resource, read_instance
 from imageopsd.backends.local.locks import locked_for_writing
 from imageopsd.backends.local.options import Options
+from imageopsd.backends.local.reading import Readable
 from imageopsd.backends.local.sizes import check_whole
 from imageopsd.backends.local.sources.files import open_beneath
 from imageopsd.backends.local.sources.source import not_allowed, not_readable, unavailable
@@ -24,21 +26,30 @@ MAX_INSTANCE = 4 * 1024**2
 
 
 class SourceDisk:
-    """An open disk or snapshot: its bytes are those behind `descriptor`, `size` of them."""
+    """An open disk or snapshot: its bytes are those behind `descriptor`, `size` of them; encrypted if it has
+    `seals`."""
 
-    def __init__(self, reference: Reference, descriptor: int) -> None:
+    def __init__(self, reference: Reference, descriptor: int, seals: int | None) -> None:
         self.reference = reference
         self.descriptor = descriptor
+        self._seals = seals
         self._found = os.fstat(descriptor)
         self.size = self._found.st_size
 
     @classmethod
     @contextmanager
-    def closing(cls, reference: Reference, descriptor: int) -> Iterator[Self]:
+    def closing(cls, reference: Reference, descriptor: int, seals: int | None = None) -> Iterator[Self]:
         try:
-            yield cls(reference, descriptor)
+            yield cls(reference, descriptor, seals)
         finally:
             os.close(descriptor)
+            if seals is not None:
+                os.close(seals)
+
+    def opened(self, key: bytes | None) -> Readable:
+        """The disk in clear. Raises PermanentFailure for a key that is missing, wrong or not needed, and for an
+        encrypted disk that was tampered with."""
+        return readable(self.descriptor, self._seals, key, self.reference.path)
 
     def check_unused(self) -> None:
         """Raises PermanentFailure if a running process has it locked for writing; GCE's sentence and code."""
@@ -74,7 +85,7 @@ class Resources:
         return self._root is not None
 
     def instance(self, reference: Reference) -> Instance:
-        with os.fdopen(self._open(reference, ".json"), "rb") as file:
+        with os.fdopen(self._open(reference, ".json")[0], "rb") as file:
             try:
                 data = file.read(MAX_INSTANCE + 1)
             except OSError as error:
@@ -86,7 +97,7 @@ class Resources:
     @contextmanager
     def disk(self, reference: Reference) -> Iterator[SourceDisk]:
         """A disk or snapshot for reading."""
-        with SourceDisk.closing(reference, self._open(reference, ".raw")) as disk:
+        with SourceDisk.closing(reference, *self._open_disk(reference)) as disk:
             if disk.size == 0:
                 raise invalid_resource(reference, "It is empty.")
             if disk.size > self._max_disk_gb * GIB:
@@ -99,12 +110,26 @@ class Resources:
                 check_whole(disk.size)
             yield disk
 
-    def _open(self, reference: Reference, suffix: str) -> int:
+    def _open_disk(self, reference: Reference) -> tuple[int, int | None]:
+        """The plain disk and nothing, else the encrypted one and its seals, in the form in which an image has them."""
+        disk, suffix = self._open(reference, PLAIN, ENCRYPTED)
+        if suffix == PLAIN:
+            return disk, None
+        try:
+            return disk, self._open(reference, seals_name(suffix))[0]
+        except BaseException:
+            os.close(disk)
+            raise
+
+    def _open(self, reference: Reference, *suffixes: str) -> tuple[int, str]:
+        """The first there is of the files with these suffixes, and its suffix."""
         if self._root is None:
             raise _not_found(reference, ": backends.local.resources_dir names no directory with instances and disks.")
         try:
-            return open_beneath(self._root, reference.path + suffix)
+            return open_beneath(self._root, reference.path + suffixes[0]), suffixes[0]
         except FileNotFoundError:
+            if len(suffixes) > 1:
+                return self._open(reference, *suffixes[1:])
             raise _not_found(reference) from None
         except PermissionError:
             raise not_readable(reference.path) from None

@@ -85,12 +85,12 @@ class SqliteQueue:
 
         await self._writer.run(delete)
 
-    async def bury(self, receipt: Receipt, reason: str, now: datetime) -> None:
+    async def bury(self, receipt: Receipt, reason: str, now: datetime, body: bytes | None = None) -> None:
         def move(tx: Transaction) -> None:
             moved = tx.execute(
                 "INSERT INTO dead_letters (receipt, id, submitted, refused, reason, body)"
-                " SELECT receipt, id, submitted, ?, ?, body FROM jobs WHERE receipt = ?",
-                (milliseconds(now), reason, receipt),
+                " SELECT receipt, id, submitted, ?, ?, coalesce(?, body) FROM jobs WHERE receipt = ?",
+                (milliseconds(now), reason, body, receipt),
             )
             tx.execute("DELETE FROM jobs WHERE receipt = ?", (receipt,))
             tx.tally["waiting"] -= moved.rowcount

@@ -115,7 +115,7 @@ class SqliteStore(Catalogue, Inventory):
                     done,
                     made.error is not None,
                     text_of(made),
-                    text_of(request),
+                    text_of(replace(request, keys=None)),  # which last no longer than the task
                 ),
             )
             if done:
@@ -123,8 +123,8 @@ class SqliteStore(Catalogue, Inventory):
             else:
                 due = request.due(made.insert_time)
                 tx.execute(
-                    "INSERT INTO tasks (operation_id, project, lane, runnable, not_before, makes, rank, deadline)"
-                    " VALUES (?, ?, ?, ?, 0, ?, ?, ?)",
+                    "INSERT INTO tasks (operation_id, project, lane, runnable, not_before, makes, rank, deadline, keys)"
+                    " VALUES (?, ?, ?, ?, 0, ?, ?, ?, ?)",
                     (
                         int(made.id),
                         project,
@@ -133,6 +133,7 @@ class SqliteStore(Catalogue, Inventory):
                         request.undoable,
                         milliseconds(request.rank(made.insert_time)),
                         due and milliseconds(due),
+                        request.keys,
                     ),
                 )
                 tx.tally["pending"] += 1
@@ -173,6 +174,7 @@ class SqliteStore(Catalogue, Inventory):
         attempt: int,
         checkpoint: bytes | None,
         cancel: str | None,
+        keys: str | None,
     ) -> Claim:
         project, record, request = tx.execute(
             "SELECT project, record, request FROM operations WHERE id = ?", (operation_id,)
@@ -187,7 +189,7 @@ class SqliteStore(Catalogue, Inventory):
         return Claim(
             operation=operation,
             project=project,
-            request=_decode_request(request),
+            request=replace(_decode_request(request), keys=keys),
             target=decode_resource(target[0]) if target else None,
             token=token,
             attempt=attempt,
