@@ -160,40 +160,14 @@ class SqliteStore(Catalogue, Inventory):
     ) -> list[Claim]:
         def take(tx: Transaction) -> list[Claim]:
             taken = self._turns.take(tx, owner, limit, now, until, project_limit, making)
-            return [self._begun(tx, begin, *row) for row in taken]
+            claims = [_begun(tx, begin, *row) for row in taken]
+            tx.executemany(
+                "UPDATE operations SET record = ? WHERE id = ?",
+                [(text_of(claim.operation), int(claim.operation.id)) for claim in claims],
+            )
+            return claims
 
         return await self._writer.run(take)
-
-    def _begun(
-        self,
-        tx: Transaction,
-        begin: Callable[[Operation], Operation],
-        operation_id: int,
-        token: str,
-        attempt: int,
-        checkpoint: bytes | None,
-        cancel: str | None,
-    ) -> Claim:
-        project, record, request = tx.execute(
-            "SELECT project, record, request FROM operations WHERE id = ?", (operation_id,)
-        ).fetchone()
-        before = _decode_operation(record)
-        target = tx.execute("SELECT record FROM resources WHERE id = ?", (before.target_id,)).fetchone()
-        operation = begin(before)
-        tx.execute("UPDATE operations SET record = ? WHERE id = ?", (text_of(operation), operation_id))
-        if before.status is Status.PENDING:
-            tx.tally["pending"] -= 1
-            tx.tally["running"] += 1
-        return Claim(
-            operation=operation,
-            project=project,
-            request=_decode_request(request),
-            target=decode_resource(target[0]) if target else None,
-            token=token,
-            attempt=attempt,
-            checkpoint=checkpoint,
-            cancelled=_decode_cancelled(cancel) if cancel else None,
-        )
 
     async def save(self, claim: Claim, operation: Operation) -> None:
         def update(tx: Transaction) -> None:
@@ -409,6 +383,39 @@ class SqliteStore(Catalogue, Inventory):
 
 _LAST_IN_LANE = "SELECT max(operation_id) FROM tasks WHERE lane = ? HAVING max(operation_id) IS NOT NULL"
 _BY_REQUEST = "SELECT record, fingerprint FROM operations WHERE project = ? AND request_id = ?"
+
+
+_CLAIMED = (
+    "SELECT o.project, o.record, o.request, r.record FROM operations o"
+    " LEFT JOIN resources r ON r.id = o.record ->> '$.targetId' WHERE o.id = ?"
+)
+
+
+def _begun(
+    tx: Transaction,
+    begin: Callable[[Operation], Operation],
+    operation_id: int,
+    token: str,
+    attempt: int,
+    checkpoint: bytes | None,
+    cancel: str | None,
+) -> Claim:
+    """The claim on an operation whose task was just taken; its record is still to be written."""
+    project, record, request, target = tx.execute(_CLAIMED, (operation_id,)).fetchone()
+    before = _decode_operation(record)
+    if before.status is Status.PENDING:
+        tx.tally["pending"] -= 1
+        tx.tally["running"] += 1
+    return Claim(
+        operation=begin(before),
+        project=project,
+        request=_decode_request(request),
+        target=decode_resource(target) if target else None,
+        token=token,
+        attempt=attempt,
+        checkpoint=checkpoint,
+        cancelled=_decode_cancelled(cancel) if cancel else None,
+    )
 
 
 def _same_request(
