@@ -4,11 +4,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test check format bench chaos clean
+.PHONY: help demo test check format bench chaos screenshot clean
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
 
 demo: .venv/runs ## import a real disk image through a daemon of its own and show the records
 	$(BIN)/imageopsd demo
@@ -31,6 +31,9 @@ bench: .venv/tests ## measure, and print ratios against peers and the machine's 
 
 chaos: .venv/tests ## kill the daemon some hundred times under load and count what is lost or doubled
 	$(BIN)/python -m tests.chaos $(ARGS)
+
+screenshot: .venv/tests ## take the README's picture of the live page again
+	$(BIN)/python -m tests.acceptance.screenshot daemon/docs/live-page.png
 
 clean: ## remove what these commands made
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis daemon/*.egg-info

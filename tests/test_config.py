@@ -94,6 +94,23 @@ steps = [{ wait = "5s" }]
     assert backends["simulated"].scripts[0].steps[0].wait == 5
 
 
+def test_limits_come_as_tables_and_a_bad_one_is_told_with_its_field(tmp_path: Path) -> None:
+    good = '[[quota]]\nproject = "*"\nmetric = "imageopsd/image_gb"\nlimit = 100\nfuture_limit = 200\n'
+    [limit] = loaded(tmp_path, good).settings.quota
+    assert (limit.project, limit.metric, limit.limit, limit.future_limit) == ("*", "imageopsd/image_gb", 100, 200)
+    assert problems(tmp_path, good.replace("image_gb", "gb")) == [
+        "c.toml:1: quota: metric: 'imageopsd/gb' is not known. Expected one of compute.googleapis.com/images, "
+        "imageopsd/image_gb, imageopsd/stored_bytes, imageopsd/operations_in_flight, imageopsd/inserts_per_source"
+        " at [0]"
+    ]
+    assert problems(tmp_path, good + good) == [
+        "c.toml:1: quota: There are two limits of 'imageopsd/image_gb' for project '*'"
+    ]
+    assert problems(tmp_path, good.replace("limit = 100", "lmit = 100")) == [
+        "c.toml:1: quota: Object contains unknown field 'lmit' at [0]"
+    ]
+
+
 def test_every_error_is_told_at_once_with_its_place_and_a_suggestion(tmp_path: Path) -> None:
     text = """\
 backnd = "local"
@@ -129,6 +146,14 @@ allow_networks = ["everywhere"]
         ('backend = "gcloud"', "c.toml:1: backend: 'gcloud' is not installed. Expected one of local, simulated"),
         ('[server]\nlisten = "here"', "c.toml:2: server.listen: Expected HOST:PORT"),
         ('[server]\nlisten = "127.0.0.1:99999"', "c.toml:2: server.listen: Expected a port"),
+        ('[server]\ntls_certificate = "/c"', "default: server.tls_private_key: missing"),
+        ('[server]\ntls_private_key = "/k"', "default: server.tls_certificate: missing"),
+        ('[server]\ntls_client_ca = "/a"', "c.toml:2: server.tls_client_ca: client certificates need TLS"),
+        ('[server]\nunix_socket = "socket"', "c.toml:2: server.unix_socket: Expected an absolute path, got 'socket'"),
+        (
+            '[server]\nunix_socket_users = ["root"]',
+            "c.toml:2: server.unix_socket_users: there is no server.unix_socket",
+        ),
         ("[sever]", "c.toml:1: sever: unknown key"),
         ("worker = 3", "c.toml:1: worker: unknown key"),
         (
@@ -234,6 +259,9 @@ def test_other_machines_are_served_only_with_a_tokens_file(tmp_path: Path) -> No
     assert "there is no server.tokens_file" in told
     text = '[server]\nlisten = "0.0.0.0:80"\ntokens_file = "/etc/imageopsd/tokens.toml"'
     assert loaded(tmp_path, text).settings.server.listen == "0.0.0.0:80"
+    tls = 'tls_certificate = "/c"\ntls_private_key = "/k"\n'
+    assert "there is no server.tokens_file" in problems(tmp_path, f'[server]\nlisten = "0.0.0.0:80"\n{tls}')[0]
+    assert loaded(tmp_path, f'[server]\nlisten = "0.0.0.0:80"\n{tls}tls_client_ca = "/a"').settings.server.tls_client_ca
 
 
 @pytest.mark.parametrize("listen", ["127.0.0.1:1", "[::1]:8640", "localhost:0"])

@@ -365,7 +365,9 @@ class Store(Protocol):
 
 class InsertTask(msgspec.Struct, frozen=True):
     """Make `image` (reserved: its id, name and source are set). `source` is the image it is to be copied from,
-    when that is its source; `force` accepts a source disk that is in use. `checkpoint` is what an earlier try saved."""
+    when that is its source; `force` accepts a source disk that is in use. `checkpoint` is what an earlier try saved.
+    `reserved_bytes` is what the image may take of the device, if somebody counts: a backend that can tell fails before
+    it takes more."""
 
     operation_id: str
     project: str
@@ -373,6 +375,7 @@ class InsertTask(msgspec.Struct, frozen=True):
     source: Image | None = None
     force: bool = False
     checkpoint: bytes | None = None
+    reserved_bytes: int | None = None
 
 
 class PatchTask(msgspec.Struct, frozen=True):
@@ -490,8 +493,9 @@ class Keeper(Protocol):
     def kept(self) -> Iterator[Kept]:
         """All there is."""
 
-    def keeps(self, project: str, resource: Resource) -> bool:
-        """Whether the bytes of a resource are there."""
+    def keeps(self, project: str, resource: Resource) -> bool | None:
+        """Whether the bytes of a resource are there. `None` where not even the place for its project's is: another disk
+        may be mounted, or another backend was at work."""
 
     def damage(self, kept: Kept) -> Iterator[str]:
         """What of its content is not as it was when it was made, a sentence each."""

@@ -143,8 +143,9 @@ def test_other_machines_are_listened_to_only_with_a_tokens_file(tmp_path: Path) 
         assert urlsplit(daemon.url).hostname == "0.0.0.0"
         probes = {path: daemon.get(path).status for path in ("/livez", "/readyz", "/startupz")}
         assert probes == {"/livez": 200, "/readyz": 200, "/startupz": 200}
-        answers = [daemon.get(path).status for path in ("/metrics", "/status", "/", "/nothing", "images")]
+        answers = [daemon.get(path).status for path in ("/metrics", "/status", "/events", "/nothing", "images")]
         assert answers == [401] * 5
+        assert daemon.get("/").status == 200  # the live page, which asks for a token itself
         assert [call(daemon, guarded.reader, path=path).status for path in ("/metrics", "/status")] == [200, 403]
 
 

@@ -311,6 +311,7 @@ def test_help_says_of_each_command_what_the_command_says_of_itself() -> None:
         ("--help", ["imageopsd.cli.demo", "imageopsd.config", "urllib.request", "rich", "yaml", "msgspec"]),
         ("version", ["imageopsd.cli.demo", "imageopsd.config", "urllib.request", "rich", "yaml", "msgspec"]),
         ("operations list", ["imageopsd.cli.demo", "tarfile", "http.server", "rich", "yaml"]),
+        ("healthcheck --ready", ["aiohttp", "anyio", "asyncio", "rich", "structlog", "yaml"]),
     ],
 )
 def test_a_command_imports_only_what_it_needs(daemon: Known, arguments: str, unwanted: list[str]) -> None:

@@ -3,6 +3,8 @@
 import json
 import signal
 import sqlite3
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 from tests.acceptance.conftest import Archive
 from tests.acceptance.source import Gate, Served, SourceServer
 from tests.backends.archives import same_bytes
-from tests.daemon_process import LOOPBACK_SOURCES, DaemonProcess, Json, run_cli
+from tests.daemon_process import LIMIT, LOOPBACK_SOURCES, DaemonProcess, Json, clean_environment, run_cli
 
 PATIENT = "worker.drain_timeout=10m"
 HASTY = "worker.drain_timeout=100ms"
@@ -174,3 +176,43 @@ def recorded(daemon: DaemonProcess) -> Json:
         [(record,)] = store.execute("SELECT record FROM operations").fetchall()
     parsed: Json = json.loads(record)
     return parsed
+
+
+def test_sigterm_at_any_moment_of_the_start_ends_it_and_the_next_start_goes_on(tmp_path: Path) -> None:
+    """A stop that start-up code forgets, or that finds no one to tell, is a deadlock (procrastinate#1563)."""
+    data_dir = tmp_path / "data"
+    job = {"method": "images.insert", "project": "p", "body": {"name": "i", "rawDisk": {"source": "https://h/i"}}}
+    submitted = run_cli("submit", "-", "--data-dir", data_dir, stdin=json.dumps(job))
+    simulated = ("backend=simulated", "backends.simulated.duration=0s", "worker.slots=1")
+    moments = ("daemon.lock", "state.db", "state.db-wal", "queue.db-wal", "endpoint")
+    for moment in moments:
+        (data_dir / "daemon.lock").unlink(missing_ok=True)  # so that it can be seen to appear
+        starting = subprocess.Popen(
+            [sys.executable, "-m", "imageopsd", "serve", "--data-dir", data_dir, "--listen", "127.0.0.1:0"]
+            + [word for setting in simulated for word in ("--set", setting)],
+            env=clean_environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        while not (data_dir / moment).exists() and starting.poll() is None:
+            pass
+        starting.send_signal(signal.SIGTERM)
+        assert starting.wait(LIMIT) in (0, -signal.SIGTERM), moment
+    with DaemonProcess(data_dir, *simulated) as daemon:
+        while run_cli("queue", "stats", "--data-dir", data_dir, "--format", "json").stdout.find('"waiting": 0') < 0:
+            pass
+        assert "error" not in daemon.done(submitted.stdout.strip())
+
+
+def test_a_drain_that_is_killed_in_the_middle_loses_nothing(
+    tmp_path: Path, source: SourceServer, archive: Archive
+) -> None:
+    """The worst that systemd and Kubernetes do: SIGTERM, a moment, SIGKILL."""
+    with DaemonProcess(tmp_path / "data", LOOPBACK_SOURCES, PATIENT) as daemon:
+        draining = Draining(daemon, source, archive)
+        daemon.kill()
+        draining.gate.open()
+        daemon.start()
+
+        assert {"error", "warnings", "statusMessage"}.isdisjoint(daemon.done(draining.operation))
+        assert same_bytes(archive.disk, daemon.stored(daemon.image("disk")))

@@ -11,6 +11,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.daemon_process import DaemonProcess, Json, run_cli
 
+from imageopsd.model.events import Obstacle
+from imageopsd.model.quota import Metric
+
 SCRIPTS = (
     "backends.simulated.duration=0s",
     'backends.simulated.scripts=[{image = "bad-*", steps = [{fail = "quota"}]},'
@@ -99,6 +102,7 @@ def test_the_status_tells_what_runs_and_what_went_wrong(lived: Lived) -> None:
         "backend": "simulated",
         "slots": 3,
         "phase": "ready",
+        "obstacles": {},
         "operations": {"pending": 0, "running": 1, "succeeded": 4, "failed": 1},
         "running": [
             {
@@ -114,9 +118,12 @@ def test_the_status_tells_what_runs_and_what_went_wrong(lived: Lived) -> None:
             {
                 "project": "p",
                 "name": failed["name"],
+                "operationType": "insert",
                 "target": "bad-one",
                 "code": "QUOTA_EXCEEDED",
                 "message": error["message"],
+                "httpErrorStatusCode": 403,
+                "errors": [error],
             }
         ],
     } == status
@@ -182,7 +189,8 @@ def test_no_metric_carries_a_name_of_anybody(lived: Lived) -> None:
     }
     assert labels == {
         "insert", "patch", "deprecate", "setLabels", "delete", "success", "failure", "waiting", "dead", "simulated",
-        "INVALID_FIELD_VALUE", "REQUEST_ID_REUSED", "missing", "unknown", "forbidden",
+        "INVALID_FIELD_VALUE", "REQUEST_ID_REUSED", "missing", "unknown", "forbidden", "cancelled",
+        *Obstacle, *Metric, "other",
     }  # fmt: skip
 
 

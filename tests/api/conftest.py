@@ -17,8 +17,8 @@ from tests.contract.validate import assert_valid
 
 from imageopsd.api.compute import ComputeApi
 from imageopsd.api.envelope import envelope
+from imageopsd.api.listening import MAX_BODY
 from imageopsd.backends.simulated import SimulatedBackend
-from imageopsd.daemon import MAX_BODY
 from imageopsd.engine.bus import EventBus
 from imageopsd.engine.gate import Gate
 from imageopsd.engine.imageops import ImageOps

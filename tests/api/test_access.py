@@ -14,11 +14,12 @@ from aiohttp.test_utils import TestClient, TestServer
 from tests.api.conftest import NOW, ROOT, SOURCE, Api, Bench, Json
 from tests.contract.validate import assert_valid
 
-from imageopsd.api.access import CHECK_INTERVAL, PUBLIC_IMAGE_PROJECTS, Access, TokensFile, issue
+from imageopsd.api.access import PUBLIC_IMAGE_PROJECTS, Access, TokensFile, issue
 from imageopsd.api.compute import ComputeApi
 from imageopsd.api.envelope import envelope
+from imageopsd.api.files import CHECK_INTERVAL
+from imageopsd.api.listening import MAX_BODY
 from imageopsd.api.status import StatusApi
-from imageopsd.daemon import MAX_BODY
 from imageopsd.engine.imageops import ImageOps
 from imageopsd.model.access import Caller, PermissionDenied, Scope, TokensInvalid, needed, needed_here, read_tokens
 from imageopsd.model.image import Image
@@ -464,7 +465,7 @@ def test_what_stands_in_no_project_is_for_those_who_reach_all(method: str, actio
     [
         ("/metrics", "imageopsd.metrics.get", "read", None),
         ("/status", "imageopsd.status.get", "read", "-"),
-        ("/", "imageopsd.status.get", "read", "-"),
+        ("/events", "imageopsd.status.get", "read", "-"),
         ("/queue/pause", "imageopsd.daemon.manage", "admin", "-"),
     ],
 )
@@ -615,7 +616,7 @@ def test_a_file_that_did_not_change_is_not_read_again(rotating: Rotating, monkey
 def test_the_file_is_not_looked_at_more_than_once_a_second(rotating: Rotating, monkeypatch: pytest.MonkeyPatch) -> None:
     _, clock, tokens = rotating
     looks = []
-    monkeypatch.setattr(tokens, "_look", lambda: looks.append(clock.now))
+    monkeypatch.setattr("imageopsd.api.access.look", lambda path: looks.append(clock.now))
     for _ in range(35):
         clock.now += CHECK_INTERVAL / 10
         tokens.find(b"old")

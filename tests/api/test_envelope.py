@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tests.api.conftest import ROOT, SOURCE, Api, Bench, Json
 
-from imageopsd.daemon import MAX_BODY
+from imageopsd.api.listening import MAX_BODY
 from imageopsd.model.errors import StoreError, StoreFull
 
 NAME_RULE = "Must be a match of regex '(?:[a-z](?:[-a-z0-9]{0,61}[a-z0-9])?)'."

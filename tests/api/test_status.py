@@ -20,10 +20,11 @@ async def nothing() -> None:
 
 @asynccontextmanager
 async def status_api(
-    phase: str, refresh: Callable[[], Awaitable[None]] = nothing
+    phase: str, refresh: Callable[[], Awaitable[None]] = nothing, stuck: tuple[str, ...] = ()
 ) -> AsyncIterator["TestClient[web.Request, web.Application]"]:
     board = Board("1.2.3", "simulated", 4, NOW)
     board.phase = phase
+    board.stuck = stuck
     app = web.Application()
     app.add_routes(StatusApi(board, Metrics("1.2.3", "simulated", 4), refresh).routes())
     async with TestClient(TestServer(app)) as client:
@@ -41,6 +42,14 @@ async def test_each_probe_answers_its_own_question(phase: str, live: int, starte
             async with client.get(path) as response:
                 statuses.append((response.status, await response.text()))
     assert [(live, "ok\n"), (started, f"{phase}\n"), (ready, f"{phase}\n")] == statuses
+
+
+async def test_a_daemon_with_a_loop_that_hangs_is_not_alive_but_says_no_more_than_that() -> None:
+    async with status_api("ready", stuck=("intake", "worker")) as client:
+        async with client.get("/livez") as response:
+            assert (response.status, await response.text()) == (503, "stuck: intake, worker\n")
+        async with client.get("/readyz") as response:
+            assert response.status == 200
 
 
 async def test_the_status_of_a_daemon_that_saw_nothing_yet() -> None:

@@ -4,11 +4,12 @@ import asyncio
 from pathlib import Path
 
 import anyio
+import msgspec
 import pytest
 from tests.backends import archives
 from tests.backends.archives import GIB, disk
 from tests.backends.contract import Notes, failed, insert_task
-from tests.backends.hostile import Ranged
+from tests.backends.hostile import Ranged, whole
 from tests.backends.test_local import import_task, nothing_remains
 from tests.backends.test_local_sources import LOOPBACK, serving
 
@@ -60,8 +61,6 @@ async def test_an_import_waits_for_its_turn_without_a_trace(tmp_path: Path) -> N
     async def slow(server: Ranged, request: object) -> object:
         reached.set()
         await opened.wait()
-        from tests.backends.hostile import whole
-
         return await whole(server, request)  # type: ignore[arg-type]
 
     options = LocalBackend.Options(allow_networks=LOOPBACK, max_imports_per_server=1)
@@ -76,3 +75,18 @@ async def test_an_import_waits_for_its_turn_without_a_trace(tmp_path: Path) -> N
             opened.set()
         await backend.insert_image(insert_task(8, raw_disk=raw), Notes())
     assert len(list((tmp_path / "data").glob("images/*/*"))) == 2
+
+
+@pytest.mark.parametrize(("reserved", "fits"), [(8 * 64 * 1024, True), (8 * 64 * 1024 - 1, False)])
+async def test_no_more_is_written_than_was_reserved(tmp_path: Path, reserved: int, fits: bool) -> None:
+    source = disk(tmp_path / "d.raw", GIB, [(n * 4 * 1024**2, b"x" * 64 * 1024) for n in range(8)])
+    task = import_task(archives.sparse(source, tmp_path / "a.tar.gz"))
+    async with LocalBackend(LocalBackend.Options(allow_files=(str(tmp_path),)), tmp_path / "data") as backend:
+        limited = msgspec.structs.replace(task, reserved_bytes=reserved)
+        if fits:
+            assert (await backend.insert_image(limited, Notes())).stored_bytes is not None
+            return
+        with pytest.raises(PermanentFailure) as failure:
+            await backend.insert_image(limited, Notes())
+    assert failed(failure)[:2] == ("RESERVATION_EXCEEDED", 403)
+    assert nothing_remains(tmp_path / "data")

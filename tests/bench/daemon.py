@@ -82,7 +82,7 @@ def _measure(data_dir: Path, large: Path, finished: int) -> list[Figure]:
         Figure.time("", median(empty), "python importing aiohttp.web and anyio", median(libraries)),
         Figure.time(f"start to ready, {finished:,} finished records", median(full), target, 1.0),
         Figure.time(f"CPU in {IDLE} s of idleness", idle, target, 0.02),
-        Figure.memory("resident when idle", resident, target, 60 * MIB),
+        Figure.size("resident when idle", resident, target, 60 * MIB),
     ]
 
 

@@ -31,9 +31,9 @@ class Figure(NamedTuple):
         return cls(what, f"{ours * 1000:.2f} ms", against, f"{theirs * 1000:.2f} ms", ours / theirs)
 
     @classmethod
-    def memory(cls, what: str, ours: float, against: str, theirs: float) -> "Figure":
+    def size(cls, what: str, ours: float, against: str, theirs: float) -> "Figure":
         """Bytes; smaller is better."""
-        return cls(what, f"{ours / MIB:.0f} MiB", against, f"{theirs / MIB:.0f} MiB", ours / theirs)
+        return cls(what, f"{ours / MIB:.0f} MiB", against, f"{theirs / 1024**2:.0f} MiB", ours / theirs)
 
 
 def quantile(seconds: Sequence[float], share: float) -> float:

@@ -1,9 +1,16 @@
-"""The local backend's data path beside GNU tar and beside inflating to nowhere, on the same archives."""
+"""The local backend's data path beside well-known tools and beside inflating to nowhere, on the same archives.
+
+`BENCH_DIR` says on which file system, `BENCH_GIB` how large the disks are, in GiB (1). Every figure is the best of
+`BENCH_ROUNDS` (2), and all of a round are taken one after the other, so that a noisy moment meets them alike.
+"""
 
 import http.server
 import os
 import random
+import shutil
 import subprocess
+import sys
+import tarfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,36 +21,79 @@ from time import perf_counter
 import anyio
 from isal import isal_zlib
 
-from imageopsd.backends.local import LocalBackend
-from imageopsd.model.image import Image, Int64, RawDisk
-from imageopsd.model.operation import OperationWarning
-from imageopsd.ports import InsertTask
 from tests.bench.figure import Figure
 
 MIB = 1024**2
-VIRTUAL = 1024 * MIB
+VIRTUAL = int(os.environ.get("BENCH_GIB", "1")) * 1024 * MIB
+ROUNDS = int(os.environ.get("BENCH_ROUNDS", "2"))
+ALWAYS = 256 * MIB
+"""`resume_rate` as it is by default."""
 
 
 async def measure(folder: Path) -> list[Figure]:
+    return await anyio.to_thread.run_sync(_measure, folder)
+
+
+def _measure(folder: Path) -> list[Figure]:
     figures = []
-    disk = folder / "disk.raw"
-    _fill(disk)
-    for name, flags in (("sparse", ["--sparse"]), ("dense", [])):
-        archive = folder / f"{name}.tar.gz"
-        tar = ["tar", "--format=oldgnu", *flags, "-C", str(folder), "-I", "gzip -1", "-cf", str(archive), disk.name]
-        await anyio.run_process(tar)
-        await anyio.to_thread.run_sync(os.sync)
-        theirs = await anyio.to_thread.run_sync(_gnu_tar, archive, folder / "gnu")
-        floor = await anyio.to_thread.run_sync(_inflate, archive)
-        with _serving(folder) as url:
-            ours = await _import(f"{url}/{archive.name}", folder / f"data-{name}")
-        what = f"import of {VIRTUAL // MIB} MiB virtual, {name} archive over http, digest and fsync"
-        figures.append(Figure.time(what, ours, "tar -xzSf, sync", theirs))
-        figures.append(Figure.time(what, ours, "igzip inflating to nowhere", floor))
+    for name, fill, flags in (
+        ("mixed content, sparse", _mixed, ["--sparse"]),
+        ("mixed content, dense", _mixed, []),
+        ("noise, dense", _noise, []),
+    ):
+        disk = folder / "disk.raw"
+        fill(disk)
+        archive = folder / "archive.tar.gz"
+        tar = ["tar", "--format=oldgnu", *flags, "-C", folder, "-I", "gzip -1", "-cf", archive, disk.name]
+        subprocess.run(tar, check=True)
+        os.sync()
+        figures += _compare(name, archive, folder)
+        if fill is _noise or flags:
+            figures += _copies(name, disk, folder)
+        archive.unlink()
+        disk.unlink()
     return figures
 
 
-def _fill(disk: Path) -> None:
+def _compare(name: str, archive: Path, folder: Path) -> list[Figure]:
+    peers: dict[str, Callable[[], object]] = {
+        "tar -xzSf, sync": partial(_gnu_tar, archive, folder / "gnu", ["-z"]),
+        "tarfile, sync": partial(_tarfile, archive, folder / "gnu"),
+        "igzip inflating to nowhere": partial(_inflate, archive),
+    }
+    if shutil.which("pigz"):
+        peers["tar -I pigz, sync"] = partial(_gnu_tar, archive, folder / "gnu", ["-I", "pigz"])
+    best: dict[str, float] = {}
+    memory = 0
+    with _serving(folder) as url:
+        for _ in range(ROUNDS):
+            for label, rate in (("ours", ALWAYS), ("ours, keeping nothing", 0)):
+                seconds, peak = _import(f"{url}/{archive.name}", folder / "data", rate)
+                best[label] = min(seconds, best.get(label, seconds))
+                memory = max(memory, peak)
+            for label, work in peers.items():
+                seconds = _timed(work)
+                best[label] = min(seconds, best.get(label, seconds))
+                shutil.rmtree(folder / "gnu", ignore_errors=True)
+    what = f"import of {VIRTUAL // MIB} MiB, {name}, http, digests, fsync"
+    figures = [Figure.time(what, best["ours"], peer, best[peer]) for peer in (*peers, "ours, keeping nothing")]
+    return [*figures, Figure.size(f"peak memory above idle, {name}", memory, "what was promised", 64 * MIB)]
+
+
+def _copies(name: str, disk: Path, folder: Path) -> list[Figure]:
+    """Reading a raw disk to a raw disk, which is what no archive can be faster than."""
+    if not shutil.which("qemu-img"):
+        return []
+    target = folder / "copy.raw"
+    command = ["qemu-img", "convert", "-f", "raw", "-O", "raw", "-W", "-m", "8", disk, target]
+    with _serving(folder) as url:
+        ours, _ = _import(f"{url}/archive.tar.gz", folder / "data", ALWAYS)
+    theirs = _timed(lambda: (subprocess.run(command, check=True), subprocess.run(["sync", "-f", target], check=True)))
+    target.unlink()
+    return [Figure.time(f"import, {name}", ours, "qemu-img convert of the raw disk, sync", theirs)]
+
+
+def _mixed(disk: Path) -> None:
     """A quarter data, half of it compressible, among holes: what a small server's disk looks like."""
     noise = random.Random(1)
     text = b"".join(b"%d: the quick brown fox jumps over the lazy dog\n" % n for n in range(20_000))
@@ -55,42 +105,63 @@ def _fill(disk: Path) -> None:
             file.write((text * 2)[:MIB])
 
 
+def _noise(disk: Path) -> None:
+    """What no inflater gains anything from."""
+    noise = random.Random(2)
+    with disk.open("wb") as file:
+        for _ in range(VIRTUAL // MIB):
+            file.write(noise.randbytes(MIB))
+
+
 def _timed(work: Callable[[], object]) -> float:
     began = perf_counter()
     work()
     return perf_counter() - began
 
 
-def _gnu_tar(archive: Path, target: Path) -> float:
-    target.mkdir(exist_ok=True)
-
-    def extract() -> None:
-        subprocess.run(["tar", "-C", target, "-xzSf", archive], check=True)
-        subprocess.run(["sync", "-f", target], check=True)
-
-    return _timed(extract)
+def _gnu_tar(archive: Path, target: Path, inflate: list[str]) -> None:
+    target.mkdir()
+    subprocess.run(["tar", "-C", target, *inflate, "-xSf", archive], check=True)
+    subprocess.run(["sync", "-f", target], check=True)
 
 
-def _inflate(archive: Path) -> float:
-    def inflate() -> None:
-        inflater = isal_zlib.decompressobj(wbits=31)
-        with archive.open("rb") as file:
-            while data := file.read(MIB):
-                while data:
-                    inflater.decompress(data, MIB)
-                    data = inflater.unconsumed_tail
+def _tarfile(archive: Path, target: Path) -> None:
+    with tarfile.open(archive) as tar:
+        tar.extractall(target, filter="data")
+    subprocess.run(["sync", "-f", target], check=True)
 
-    return _timed(inflate)
+
+def _inflate(archive: Path) -> None:
+    inflater = isal_zlib.decompressobj(wbits=31)
+    with archive.open("rb") as file:
+        while data := file.read(MIB):
+            while data:
+                inflater.decompress(data, MIB)
+                data = inflater.unconsumed_tail
+
+
+def _import(url: str, data_dir: Path, resume_rate: int) -> tuple[float, int]:
+    """Seconds, and bytes of memory above idle."""
+    command = [sys.executable, "-m", "tests.bench.import_one", url, data_dir, str(resume_rate)]
+    seconds, memory = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    shutil.rmtree(data_dir)
+    return float(seconds), int(memory)
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    """With a validator: without one nothing would be kept for another try."""
+
+    def end_headers(self) -> None:
+        self.send_header("ETag", '"bench"')
+        super().end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
 
 
 @contextmanager
 def _serving(folder: Path) -> Iterator[str]:
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            pass
-
-    handler = partial(Quiet, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder))) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
@@ -98,24 +169,3 @@ def _serving(folder: Path) -> Iterator[str]:
         finally:
             server.shutdown()
             thread.join()
-
-
-class _Silent:
-    """A reporter that nobody reads."""
-
-    def progress(self, percent: int, message: str | None = None) -> None: ...
-
-    def warn(self, warning: OperationWarning) -> None: ...
-
-    def transferred(self, size: int) -> None: ...
-
-    async def checkpoint(self, data: bytes) -> None: ...
-
-
-async def _import(url: str, data_dir: Path) -> float:
-    data_dir.mkdir()
-    task = InsertTask(operation_id="1", project="p", image=Image(id=Int64(1), name="i", raw_disk=RawDisk(source=url)))
-    async with LocalBackend(LocalBackend.Options(allow_networks=("127.0.0.0/8",)), data_dir) as backend:
-        began = perf_counter()
-        await backend.insert_image(task, _Silent())
-        return perf_counter() - began

@@ -1,4 +1,4 @@
-"""The short form of `make chaos`: a death at every crash point, and some at random moments."""
+"""The short form of `make chaos`: a death at many of the crash points, and some at random moments."""
 
 import os
 import re
@@ -16,20 +16,21 @@ SEED = 8640
 
 
 async def test_nothing_is_lost_and_nothing_done_twice_when_the_records_or_the_queue_die(tmp_path: Path) -> None:
-    storm = Storm("simulated", jobs=150, kills=len(points_of("simulated")) + 5, seed=SEED, folder=tmp_path, aimed=0.7)
+    storm = Storm("simulated", jobs=120, kills=9, seed=SEED, folder=tmp_path, aimed=0.7)
     verdict = await storm.run()
     assert verdict.good, f"{verdict}\n{verdict.details()}"
     assert set(FIRST) <= storm.hits.keys()
-    assert verdict.operations > 100
+    assert verdict.operations > 80
 
 
 async def test_nothing_is_lost_and_nothing_done_twice_when_images_are_files(tmp_path: Path) -> None:
-    points = [point for point in points_of("local") if point.startswith(ONLY_LOCAL)]
-    storm = Storm("local", jobs=150, kills=len(points) + 3, seed=SEED, folder=tmp_path, points=points, aimed=0.9)
+    points = ["disk.sync.after", "publish.rename.before", "publish.rename.after", "rewrite.rename.before"]
+    points += ["remove.rename.before", "remove.rename.after", "remove.delete.before"]
+    storm = Storm("local", jobs=120, kills=10, seed=SEED, folder=tmp_path, points=points, aimed=0.9)
     verdict = await storm.run()
     assert verdict.good, f"{verdict}\n{verdict.details()}"
-    assert len(storm.hits.keys() & {*points}) > len(points) // 2, storm.hits
-    assert verdict.operations > 100
+    assert len(storm.hits.keys() & {*points}) > 2, storm.hits
+    assert verdict.operations > 80
 
 
 def test_every_crash_point_is_somewhere_and_nowhere_else() -> None:

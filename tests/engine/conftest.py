@@ -8,7 +8,9 @@ from typing import Any
 
 import anyio
 import pytest
+from tests.engine.faults import FaultyStore, Patient
 
+from imageopsd.engine import worker
 from imageopsd.engine.backlog import Backlog
 from imageopsd.engine.bus import EventBus
 from imageopsd.engine.gate import Gate
@@ -26,6 +28,10 @@ from imageopsd.storage.sqlite.store import SqliteStore
 
 AnyTask = InsertTask | PatchTask | DeleteTask
 FACTS = ImageFacts(disk_size_gb=1, archive_size_bytes=100)
+
+
+EXACT = pytest.mark.parametrize("engine", ["good"], indirect=True)
+"""For a test that counts what happens on the way, and not only what comes of it: with a good store only."""
 
 
 class Clock:
@@ -103,16 +109,21 @@ class HandBackend:
 
 
 class Engine:
-    """The parts, and what happened."""
+    """The parts, and what happened. The engine works with the store `through` something, the test looks at `store`
+    itself; `verbs` are what the doors call, `ops` what their users make of them."""
 
-    def __init__(self, store: SqliteStore, backend: HandBackend, clock: Clock) -> None:
+    def __init__(
+        self, store: SqliteStore, backend: HandBackend, clock: Clock, through: FaultyStore | None = None
+    ) -> None:
         self.store = store
+        self.through: Any = through or store
         self.backend = backend
         self.clock = clock
         self.bus = EventBus()
         self.ids = IdSource(node=1)
         self.backlog = Backlog(self.bus, limit=1000)
-        self.ops = ImageOps(store, self.bus, self.ids, clock, backlog=self.backlog)
+        self.verbs = ImageOps(self.through, self.bus, self.ids, clock, backlog=self.backlog)
+        self.ops: Any = Patient(self.verbs) if through else self.verbs
         self.happened: list[Happening] = []
         self.bus.subscribe(self._hear)
         self._news = anyio.Event()
@@ -128,7 +139,7 @@ class Engine:
     def worker(self, *, slots: int = 4, attempts: int = 3, gate: Gate | None = None) -> Worker:
         retry = RetryPolicy(attempts=attempts, base=10, cap=10)
         return Worker(
-            self.store,
+            self.through,
             self.backend,  # type: ignore[arg-type]
             self.bus,
             retry,
@@ -145,7 +156,7 @@ class Engine:
         gate = gate or self.gate(slots)
         worker = self.worker(attempts=attempts, gate=gate)
         async with anyio.create_task_group() as healing:
-            healing.start_soon(gate.heal, self.store)
+            healing.start_soon(gate.heal, self.through)
             async with anyio.create_task_group() as group:
                 group.start_soon(worker.run)
                 yield worker
@@ -183,9 +194,16 @@ class Engine:
         ]
 
 
-@pytest.fixture
-async def engine(tmp_path: Path) -> AsyncIterator[Engine]:
+@pytest.fixture(params=["good", "faulty-1", "faulty-2"])
+async def engine(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Engine]:
+    """Every test of the engine runs with a good store and, by two plans, with one whose every method fails now and
+    then: the end is the same."""
     backend = HandBackend()
+    seed = request.node.name if request.param != "good" else ""  # another plan for each test
     async with SqliteStore(SqliteStore.Options(), tmp_path) as store:
-        yield Engine(store, backend, Clock())
+        if seed:
+            monkeypatch.setattr(worker, "FLUSH_INTERVAL", 0.01)
+        yield Engine(store, backend, Clock(), FaultyStore(store, seed) if seed else None)
     backend.close()

@@ -4,7 +4,7 @@ from http import HTTPStatus
 
 import anyio
 import pytest
-from tests.engine.conftest import Engine
+from tests.engine.conftest import EXACT, Engine
 
 from imageopsd.engine.deadlines import Deadlines
 from imageopsd.model.errors import NotFound, NotRepeatable, PermanentFailure, TemporaryFailure
@@ -79,6 +79,7 @@ async def test_what_is_backing_off_ends_at_once(engine: Engine) -> None:
         await made(engine)
 
 
+@EXACT
 async def test_a_delete_that_has_begun_goes_on_to_its_end(engine: Engine) -> None:
     async with engine.working():
         await made(engine)
@@ -93,6 +94,7 @@ async def test_a_delete_that_has_begun_goes_on_to_its_end(engine: Engine) -> Non
         await engine.ops.image("p", "i")
 
 
+@EXACT
 async def test_a_cancelled_delete_that_fails_is_not_tried_again(engine: Engine) -> None:
     async with engine.working():
         await made(engine)
@@ -106,9 +108,7 @@ async def test_a_cancelled_delete_that_fails_is_not_tried_again(engine: Engine) 
 
 
 async def test_a_cancel_while_draining_ends_what_would_have_been_taken_up_again(engine: Engine) -> None:
-    worker = engine.worker()
-    async with anyio.create_task_group() as group:
-        group.start_soon(worker.run)
+    async with engine.working() as worker:
         operation = await engine.insert()
         await engine.backend.next_call()
         async with anyio.create_task_group() as draining:

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import anyio
 import pytest
-from tests.engine.conftest import Engine
+from tests.engine.conftest import EXACT, Engine
 
 from imageopsd.engine.backlog import Backlog
 from imageopsd.engine.imageops import ImageOps
@@ -92,6 +92,7 @@ async def test_failures_of_sources_do_not_close_the_backend(engine: Engine) -> N
     assert turned(engine, Obstacle.BREAKER) == []
 
 
+@EXACT
 async def test_a_store_that_cannot_be_written_stops_the_starting_until_it_can(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,6 +138,7 @@ async def test_more_than_may_be_unfinished_is_refused_and_taken_again_when_half_
     await engine.insert("room-again")
 
 
+@EXACT
 async def test_nothing_is_started_on_a_claim_that_somebody_else_may_hold_by_now(engine: Engine) -> None:
     """The event loop stood still for longer than a lease, between the claim and the start."""
     ticks = 0.0

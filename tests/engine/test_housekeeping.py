@@ -23,6 +23,7 @@ class Shelf:
     def __init__(self) -> None:
         self.things: dict[int, Kept] = {}
         self.half_done: set[str] = set()
+        self.mounted = True
         self.forgotten = anyio.Event()
 
     def put(self, number: int, operation: str | None = None, project: str = "p") -> None:
@@ -31,8 +32,8 @@ class Shelf:
     def kept(self) -> Iterator[Kept]:
         yield from self.things.values()
 
-    def keeps(self, project: str, resource: Resource) -> bool:
-        return int(resource.id or 0) in self.things
+    def keeps(self, project: str, resource: Resource) -> bool | None:
+        return int(resource.id or 0) in self.things if self.mounted else None
 
     def damage(self, kept: Kept) -> Iterator[str]:
         yield from ()
@@ -105,8 +106,9 @@ async def test_a_ready_image_without_its_bytes_is_failed_and_of_no_family(home: 
     assert home.told == [("the bytes are gone; no longer READY", "p/i-2")]
 
 
-async def test_where_no_image_has_bytes_the_disk_may_be_missing_and_nothing_is_changed(home: Home) -> None:
+async def test_where_nothing_of_a_project_is_the_disk_may_be_missing_and_nothing_is_changed(home: Home) -> None:
     await home.image(1)
+    home.shelf.mounted = False
     await home.keeping.round()
     await home.keeping.round()
     assert (await home.store.image("p", "i-1")).status is ImageStatus.READY
@@ -130,6 +132,12 @@ async def test_more_resources_than_a_page_are_all_looked_at(home: Home, monkeypa
     home.shelf.put(1)
     await home.keeping.round()
     assert len(home.told) == 4
+
+
+async def test_half_done_things_of_operations_that_have_ended_go(home: Home) -> None:
+    home.shelf.half_done = {"1", "2"}
+    await home.keeping.round()
+    assert (home.shelf.half_done, [which for _, which in home.told]) == (set(), ["1", "2"])
 
 
 async def test_a_name_that_is_taken_is_not_taken_twice(home: Home) -> None:

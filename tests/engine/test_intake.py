@@ -8,7 +8,7 @@ from typing import Any
 
 import anyio
 import pytest
-from tests.engine.conftest import Engine
+from tests.engine.conftest import EXACT, Engine
 
 from imageopsd.engine.intake import Intake
 from imageopsd.model.errors import StoreFull
@@ -41,7 +41,7 @@ async def taking(engine: Engine, queue: SqliteQueue, *jobs: Any) -> AsyncIterato
     rows = [(f"j{n}", job if isinstance(job, bytes) else json.dumps(job).encode()) for n, job in enumerate(jobs)]
     await queue.put(rows, engine.clock.now)
     gate = engine.gate()
-    intake = Intake(queue, engine.ops, engine.bus, engine.clock, gate, engine.backlog)
+    intake = Intake(queue, engine.verbs, engine.bus, engine.clock, gate, engine.backlog)
     async with anyio.create_task_group() as group:
         group.start_soon(gate.heal, engine.store)
         group.start_soon(intake.run)
@@ -120,6 +120,7 @@ async def test_jobs_that_need_each_other_are_taken_in_their_order(engine: Engine
         assert [o.error for o in await operations(engine)] == [None] * 5
 
 
+@EXACT
 async def test_a_full_disk_is_waited_out(engine: Engine, queue: SqliteQueue) -> None:
     real, tries = engine.store.accept, 0
 
@@ -166,7 +167,7 @@ async def test_a_job_that_breaks_the_reader_is_buried_without_its_details(
 async def test_a_draining_daemon_leaves_jobs_in_the_queue(engine: Engine, queue: SqliteQueue) -> None:
     engine.ops.draining = True
     await queue.put([("j", json.dumps(insert("i")).encode())], engine.clock.now)
-    intake = Intake(queue, engine.ops, engine.bus, engine.clock, engine.gate(), engine.backlog)
+    intake = Intake(queue, engine.verbs, engine.bus, engine.clock, engine.gate(), engine.backlog)
     async with anyio.create_task_group() as group:
         group.start_soon(intake.run)
         await anyio.wait_all_tasks_blocked()

@@ -4,7 +4,7 @@ from http import HTTPStatus
 
 import anyio
 import pytest
-from tests.engine.conftest import Engine
+from tests.engine.conftest import EXACT, Engine
 
 from imageopsd.model.errors import NotFound, PermanentFailure, QuotaExceeded, StoreFull, TemporaryFailure
 from imageopsd.model.events import BackendCrashed, BytesReceived, Change, Deferred, LeaseWasLost, Progressed
@@ -152,6 +152,7 @@ async def test_after_the_last_attempt_a_temporary_failure_is_the_end(engine: Eng
     assert (done.http_error_status_code, len(done.warnings)) == (503, 1)
 
 
+@EXACT
 async def test_a_source_image_that_is_not_ready_is_waited_for(engine: Engine) -> None:
     async with engine.working(attempts=1) as worker:
         source = await engine.insert("source")
@@ -174,6 +175,7 @@ async def test_a_source_image_that_is_not_ready_is_waited_for(engine: Engine) ->
         await engine.done(copy)
 
 
+@EXACT
 async def test_a_copy_of_what_never_came_to_be_fails_at_once(engine: Engine) -> None:
     async with engine.working() as worker:
         await engine.insert("source")
@@ -201,11 +203,11 @@ async def test_a_record_that_breaks_our_own_rules_ends_alone(engine: Engine, mon
         assert (await engine.done(good)).error is None
 
 
-async def test_a_checkpoint_that_finds_the_disk_full_is_a_failed_attempt_and_not_the_end(engine: Engine) -> None:
-    async with engine.working() as worker:
+async def test_a_checkpoint_that_finds_the_disk_full_is_no_attempt_and_not_the_end(engine: Engine) -> None:
+    async with engine.working(attempts=1) as worker:
         operation = await engine.insert()
         (await engine.backend.next_call()).fail(StoreFull("no space left"))
-        await engine.until(lambda h: "Deferred" in engine.events_of(operation))
+        await engine.until(lambda h: "Postponed" in engine.events_of(operation))
         engine.clock.advance(10)
         worker.look()
         (await engine.backend.next_call()).succeed()
@@ -262,9 +264,7 @@ async def test_what_a_backend_reports_just_before_its_end_is_on_the_record(engin
 
 
 async def test_a_drain_lets_what_runs_end_and_claims_nothing_more(engine: Engine) -> None:
-    async with anyio.create_task_group() as group:
-        worker = engine.worker(slots=1)
-        group.start_soon(worker.run)
+    async with engine.working(slots=1) as worker, anyio.create_task_group() as group:
         first, second = await engine.insert("a"), await engine.insert("b")
         call = await engine.backend.next_call()
         group.start_soon(worker.drain, 60)
@@ -275,6 +275,7 @@ async def test_a_drain_lets_what_runs_end_and_claims_nothing_more(engine: Engine
     assert engine.backend.nothing_called()
 
 
+@EXACT
 async def test_an_interrupted_operation_is_released_and_its_attempt_given_back(engine: Engine) -> None:
     async with engine.working():
         operation = await engine.insert()

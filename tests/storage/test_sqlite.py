@@ -16,6 +16,8 @@ import pytest
 from tests.storage.records import NOW, accept, claim
 
 from imageopsd.model.errors import AlreadyExists, StoreBusy, StoreError, StoreFull, StoreInUse, StoreTooNew
+from imageopsd.model.events import Succeeded
+from imageopsd.model.lifecycle import apply
 from imageopsd.storage.sqlite import connection, turns
 from imageopsd.storage.sqlite.connection import Transaction, Writer, migrate
 from imageopsd.storage.sqlite.doorbell import Doorbell, ringing
@@ -360,3 +362,65 @@ def test_a_file_in_the_bells_place_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(StoreError, match="expected a named pipe"):
         anyio.run(open_bell)
+
+
+# ---------------------------------------------------------------------------------- space
+
+
+async def test_the_write_ahead_log_stays_bounded_while_readers_come_and_go(tmp_path: Path) -> None:
+    """A reader that stays pins the log (getsentry/taskbroker#220): ours fetch everything at once."""
+    async with SqliteStore(OPTIONS, tmp_path) as store:
+        reading = True
+
+        async def read() -> None:
+            while reading:
+                await store.operations("p", 500, None, newest_first=True)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(read)
+            for number in range(2000):
+                await accept(store, f"i-{number}", reserve=True)
+            reading = False
+        # checkpoints begin at 1000 pages of 4 KiB; a few batches may come before one of them can finish
+        assert (tmp_path / "state.db-wal").stat().st_size < 3 * 1000 * 4096
+
+
+async def test_a_log_that_a_stranger_made_grow_is_cut_when_the_stranger_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "WAL_LIMIT", 2 * 1000 * 4096)
+    log = tmp_path / "state.db-wal"
+    async with SqliteStore(OPTIONS, tmp_path) as store:
+        await accept(store, "first")
+        with closing(sqlite3.connect(tmp_path / "state.db", isolation_level=None)) as stranger:
+            stranger.execute("BEGIN")
+            stranger.execute("SELECT count(*) FROM operations").fetchone()
+            number = 0
+            while log.stat().st_size < 2 * connection.WAL_LIMIT:
+                number += 1
+                await accept(store, f"i-{number}", reserve=True)
+        for number in range(2000):
+            await accept(store, f"j-{number}", reserve=True)
+            if log.stat().st_size <= connection.WAL_LIMIT:
+                break
+        assert log.stat().st_size <= connection.WAL_LIMIT
+
+
+async def test_space_of_forgotten_records_goes_back_to_the_file_system(tmp_path: Path) -> None:
+    async with SqliteStore(OPTIONS, tmp_path) as store:
+        for number in range(500):
+            await accept(store, f"i-{number}")
+            (held,) = await claim(store)
+            await store.finish(held, apply(held.operation, Succeeded(), NOW), None)
+        await store.tidy()
+        before = page_count(tmp_path)
+        later = NOW + timedelta(days=1)
+        while await store.forget(failed=False, before=later, limit=200):
+            await store.tidy()
+        await store.tidy()
+    assert page_count(tmp_path) < before / 2
+
+
+def page_count(data_dir: Path) -> int:
+    with closing(sqlite3.connect(data_dir / "state.db")) as database:
+        return int(database.execute("PRAGMA page_count").fetchone()[0])

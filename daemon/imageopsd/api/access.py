@@ -21,6 +21,8 @@ import structlog
 from aiohttp import web
 
 from imageopsd.api.envelope import Answer
+from imageopsd.api.files import CHECK_INTERVAL, look
+from imageopsd.api.peers import certificate_caller, unix_caller, unix_user
 from imageopsd.model import names
 from imageopsd.model.access import (
     ANONYMOUS,
@@ -39,12 +41,11 @@ from imageopsd.wire.compute import encode_error, encode_list
 
 log = structlog.stdlib.get_logger(__name__)
 
-CHECK_INTERVAL = 1.0
-"""Seconds for which the file is taken to be what it was; so long a withdrawn token still works."""
 LARGEST_FILE = 1024 * 1024
 """Bytes; some five thousand tokens."""
-OPEN = frozenset({"/livez", "/readyz", "/startupz", "/openapi.json"})
-"""Probes: a kubelet has no token, and they say nothing but one word. And what describes the API is no secret."""
+OPEN = frozenset({"/livez", "/readyz", "/startupz", "/openapi.json", "/"})
+"""Probes: a kubelet has no token, and they say nothing but one word. What describes the API is no secret, and the live
+page holds no data: it asks for a token and fetches `/events` with it."""
 DISPATCHED = ("/compute/", "/batch/compute/")
 """Here only who it is is asked; what they may is asked for each call."""
 PUBLIC_IMAGE_PROJECTS = frozenset(
@@ -57,7 +58,6 @@ PUBLIC_IMAGE_PROJECTS = frozenset(
 break it. For a token that does not reach them they are empty, whatever is in them."""
 
 _CALLER = web.RequestKey("caller", Caller)
-_Seen = tuple[int, ...] | None
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -69,8 +69,8 @@ def caller(request: web.Request) -> Caller:
 
 class TokensFile:
     """The tokens in a file, read again when it has become another one: no signal, no task, no restart. `now` counts
-    seconds. Symbolic links are followed each time, as Kubernetes swaps them (`..data`). A file that has become bad,
-    or is gone, changes nothing but the log: replace it by a rename, and withdraw a token by leaving it out.
+    seconds. A withdrawn token still works for CHECK_INTERVAL. A file that has become bad, or is gone, changes nothing
+    but the log: replace it by a rename, and withdraw a token by leaving it out.
 
     The look costs one stat(2) a second and reading a changed file some milliseconds, both on the event loop: keep the
     file on a local file system. Raises TokensInvalid if the file is bad from the start.
@@ -81,7 +81,7 @@ class TokensFile:
         self._now = now
         self._issued: tuple[Token, ...] = ()
         self._look_again = now() + CHECK_INTERVAL
-        self._seen = self._look()
+        self._seen = look(path)
         self._tokens = self._read()
 
     def admit(self, token: Token) -> None:
@@ -101,7 +101,7 @@ class TokensFile:
         if self._now() < self._look_again:
             return
         self._look_again = self._now() + CHECK_INTERVAL
-        seen = self._look()
+        seen = look(self._path)
         if seen == self._seen:
             return
         self._seen = seen  # before it is read: what is written in between is seen the next time
@@ -111,14 +111,6 @@ class TokensFile:
             log.error("tokens file refused", tokens_file=str(self._path), problems=error.problems, kept="old tokens")
         else:
             log.info("tokens file read", tokens_file=str(self._path), tokens=len(self._tokens))
-
-    def _look(self) -> _Seen:
-        try:
-            found = os.stat(self._path)
-        except OSError:
-            return None
-        # the change time too: chmod and a rename of a file with an old date leave the modification time as it was
-        return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
     def _read(self) -> tuple[Token, ...]:
         try:
@@ -159,21 +151,40 @@ def issue(file: Path) -> Token:
 
 
 class Access:
-    """Who is there, and what becomes of those who may not. `tokens` is `None` where everybody is let in; `refused`
-    counts refusals: `missing`, `unknown` or `forbidden`."""
+    """Who is there, and what becomes of those who may not. `tokens` is `None` where nobody is asked for one; `refused`
+    counts refusals: `missing`, `unknown` or `forbidden`. `unix_users` may use the Unix socket, if there is one;
+    `certificates` says that the TCP listener asks for them."""
 
-    def __init__(self, tokens: TokensFile | None, refused: Callable[[str], None] = lambda reason: None) -> None:
+    def __init__(
+        self,
+        tokens: TokensFile | None,
+        refused: Callable[[str], None] = lambda reason: None,
+        *,
+        unix_users: frozenset[int] = frozenset(),
+        certificates: bool = False,
+    ) -> None:
         self._tokens = tokens
         self._refused = refused
+        self._unix_users = unix_users
+        self._certificates = certificates
 
-    def caller(self, authorization: Sequence[str]) -> Caller:
-        """Who presents these Authorization headers. Raises Unauthenticated."""
-        if self._tokens is None:
-            return ANONYMOUS
+    def caller(self, request: web.BaseRequest) -> Caller:
+        """Who sends it. A Unix socket tells by itself; by TCP a token is asked for if there is a tokens file, also of
+        those with a certificate. Raises Unauthenticated, or PermissionDenied for a user who may not use the socket."""
+        if (user := unix_user(request)) is not None:
+            return unix_caller(user, self._unix_users)
+        if self._tokens is not None:
+            return self._bearer(self._tokens, request.headers.getall("Authorization", []))
+        found = certificate_caller(request)
+        if found is None and (self._certificates or self._unix_users) and request.transport is None:
+            raise Unauthenticated(missing=True)  # gone already, and nobody can say any more who it was
+        return found or ANONYMOUS
+
+    def _bearer(self, tokens: TokensFile, authorization: Sequence[str]) -> Caller:
         scheme, _, secret = authorization[0].strip().partition(" ") if authorization else ("", "", "")
         if scheme.lower() != "bearer" or not secret.strip():
             raise Unauthenticated(missing=True)
-        found = self._tokens.find(secret.strip().encode(errors="surrogateescape")) if len(authorization) == 1 else None
+        found = tokens.find(secret.strip().encode(errors="surrogateescape")) if len(authorization) == 1 else None
         if found is None:
             raise Unauthenticated(missing=False)
         return found
@@ -185,10 +196,10 @@ class Access:
         path = _template(request)
         if path in OPEN:
             return await handler(request)
+        who = ANONYMOUS
         try:
-            who = self.caller(request.headers.getall("Authorization", []))
-            if path is not None and not path.startswith(DISPATCHED):
-                who.check(needed_here(path))
+            who = self.caller(request)
+            _check(who, path)
         except Unauthenticated as error:
             self._refused("missing" if error.missing else "unknown")
             log.debug("caller unknown", path=request.path, remote=request.remote, reason=error.reason)
@@ -198,6 +209,14 @@ class Access:
         request[_CALLER] = who
         return await handler(request)
 
+    def lets_in(self, request: web.Request) -> bool:
+        """Whether a request that was let in would be so again: what takes long outlives a token that is withdrawn."""
+        try:
+            _check(self.caller(request), _template(request))
+        except (Unauthenticated, PermissionDenied):
+            return False
+        return True
+
     def refuse(self, who: Caller, permission: Permission, body: bytes = b"") -> Answer:
         """The answer to somebody known who lacks a permission; `body` is that of their request."""
         if permission.name == "compute.images.list" and permission.project in PUBLIC_IMAGE_PROJECTS:
@@ -206,6 +225,12 @@ class Access:
         log.info("caller refused", user=who.name, permission=permission.name, resource=permission.resource)
         error: RequestError = PermissionDenied(_with_name(permission, body))
         return Answer(error.http_status, encode_error(error))
+
+
+def _check(who: Caller, path: str | None) -> None:
+    """Raises PermissionDenied, for paths outside of the Compute API."""
+    if path is not None and not path.startswith(DISPATCHED):
+        who.check(needed_here(path))
 
 
 def _template(request: web.Request) -> str | None:

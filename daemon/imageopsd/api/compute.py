@@ -1,5 +1,6 @@
 """The Compute REST paths over HTTP: `/compute/{v1,beta}/…` and `/batch/compute/{v1,beta}`, one state behind them."""
 
+import asyncio
 from functools import partial
 
 from aiohttp import web
@@ -19,6 +20,8 @@ from imageopsd.model.errors import InvalidRequest
 WAIT_LIMIT = 45.0
 """Seconds until `operations.wait` answers with the operation as it is: googleapiclient gives up on its socket
 after 60 s, and a client that is answered at once with RUNNING would spin."""
+BODY_LIMIT = 30.0
+"""Seconds until the whole body of a request must be there; none is larger than a megabyte."""
 
 
 class ComputeApi:
@@ -65,6 +68,9 @@ class ComputeApi:
 
 async def _body(request: web.Request) -> bytes:
     try:
-        return await request.read()
+        async with asyncio.timeout(BODY_LIMIT):
+            return await request.read()
+    except TimeoutError as error:
+        raise web.HTTPRequestTimeout from error
     except (web.RequestPayloadError, HttpProcessingError) as error:
         raise InvalidRequest("resource", "The body is not in the encoding that its Content-Encoding names.") from error

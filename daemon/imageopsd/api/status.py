@@ -33,8 +33,9 @@ class StatusApi:
         ]
 
     async def livez(self, request: web.Request) -> web.Response:
-        """The event loop answers."""
-        return web.Response(text="ok\n")
+        """The event loop answers, and no loop of ours is stuck."""
+        stuck = self._board.stuck
+        return web.Response(status=503 if stuck else 200, text=f"stuck: {', '.join(stuck)}\n" if stuck else "ok\n")
 
     async def startupz(self, request: web.Request) -> web.Response:
         """Recovery is over and the API is up."""

@@ -7,18 +7,21 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 from imageopsd.cli.exits import Exit, Failure
+from imageopsd.cli.unix_socket import SCHEME, UnixHandler
 from imageopsd.config import Settings
 from imageopsd.config.loading import TOKEN_VARIABLE
 from imageopsd.model.names import ANY_PROJECT
 
 SOCKET_TIMEOUT = 60.0
 """Seconds; longer than the daemon holds a wait."""
+PROBE_TIMEOUT = 5.0
+"""Seconds in which a daemon that is well has answered a probe, which it does from memory."""
 POLL_INTERVAL = 0.25
 """Seconds between two looks at an operation whose progress is shown."""
 
@@ -34,8 +37,6 @@ class Client:
     def __init__(self, server: str, project: str | None) -> None:
         self.server = server.rstrip("/")
         self.project = project
-        # a proxy of the environment has no business between a command and its own daemon
-        self._open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
 
     @classmethod
     def of(cls, settings: Settings, server: str | None, project: str | None) -> "Client":
@@ -43,7 +44,7 @@ class Client:
         is that of IMAGEOPSD_TOKEN, else the one in the data directory, which is for the daemon there and no other."""
         otherwise, token = None, os.environ.get(TOKEN_VARIABLE)
         if server is None:
-            configured = f"http://{settings.server.listen}"
+            configured = f"{'https' if settings.server.tls_certificate else 'http'}://{settings.server.listen}"
             server = _line(Path(settings.data_dir) / "endpoint") or configured
             token = token or _line(Path(settings.data_dir) / "token")
             otherwise = configured if configured != server else None
@@ -98,6 +99,10 @@ class Client:
         """Raises Failure 5 if no daemon answers."""
         self._send("GET", "/livez")
 
+    def probe(self, path: str) -> str:
+        """The answer of a probe. Raises Failure 5 if none comes in PROBE_TIMEOUT, 1 if it is a bad one."""
+        return self._send("GET", path, PROBE_TIMEOUT).decode(errors="replace").strip()
+
     def _call(self, method: str, path: str) -> dict[str, Any]:
         """The answer at one of the project's global paths, or of the project itself if that is empty."""
         project = urllib.parse.quote(self.project or ANY_PROJECT, safe="")
@@ -110,14 +115,13 @@ class Client:
             raise Failure(Exit.CANNOT_CONNECT, f"what answers at {self.server} is not imageopsd")
         return result
 
-    def _send(self, method: str, path: str) -> bytes:
+    def _send(self, method: str, path: str, timeout: float = SOCKET_TIMEOUT) -> bytes:
         try:
-            if not self.server.startswith(("http://", "https://")):
-                raise ValueError("not an http:// address")
-            request = urllib.request.Request(f"{self.server}{path}", method=method)  # noqa: S310 - the user's server
+            open_, base = _door(self.server)
+            request = urllib.request.Request(f"{base}{path}", method=method)  # noqa: S310 - the user's server
             if self._token:
                 request.add_unredirected_header("Authorization", f"Bearer {self._token}")
-            with self._open(request, timeout=SOCKET_TIMEOUT) as answer:
+            with open_(request, timeout=timeout) as answer:
                 body: bytes = answer.read()
                 return body
         except urllib.error.HTTPError as error:
@@ -128,12 +132,22 @@ class Client:
         if self._otherwise is not None:
             self.server, self._otherwise = self._otherwise, None
             try:
-                return self._send(method, path)
+                return self._send(method, path, timeout)
             except Failure as failure:
                 if failure.code is not Exit.CANNOT_CONNECT:
                     raise
                 raise Failure(failure.code, f"{problem}; {failure}") from None
         raise Failure(Exit.CANNOT_CONNECT, f"{problem}; is `imageopsd serve` running?")
+
+
+def _door(server: str) -> tuple[Callable[..., Any], str]:
+    """What sends requests to a server, and what their URLs begin with. A proxy of the environment has no business
+    between a command and its own daemon. Raises ValueError."""
+    if server.startswith(SCHEME):
+        return urllib.request.build_opener(UnixHandler(server.removeprefix(SCHEME))).open, "http://localhost"
+    if not server.startswith(("http://", "https://")):
+        raise ValueError("not an http://, https:// or unix: address")
+    return urllib.request.build_opener(urllib.request.ProxyHandler({})).open, server
 
 
 def _line(file: Path) -> str | None:

@@ -15,6 +15,7 @@ from imageopsd.cli.exits import INTERRUPTED, Exit, Failure
 COMMANDS = {
     "config": "Check and show the configuration.",
     "demo": "Import a real disk image through a daemon of its own, patch it, and show the records.",
+    "healthcheck": "Ask the daemon whether it is well; for container health checks and scripts.",
     "images": "Look at images.",
     "operations": "Look at operations and wait for them.",
     "queue": "Look at the queue, whether the daemon runs or not.",

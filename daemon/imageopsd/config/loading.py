@@ -18,7 +18,9 @@ TOKEN_VARIABLE = "IMAGEOPSD_TOKEN"  # noqa: S105 - its name
 """What commands show to a daemon on another host; no option, for options can be shown by `config show`."""
 NO_OPTIONS = frozenset({CONFIG_VARIABLE, TOKEN_VARIABLE})
 OptionTypes = Mapping[str, Mapping[str, type[msgspec.Struct]]]
-"""Section of the plugs (`backends`, `queues`) → a plug's name → the struct of its options."""
+"""Section of the plugs → a plug's name → the struct of its options."""
+
+PLUG_SECTIONS = ("backends", "queues")
 
 _SERVICE_VARIABLE = re.compile(
     r"IMAGEOPSD_(?!.*__.*=)(?:[A-Z0-9_]+_)?"
@@ -56,11 +58,12 @@ def load(
     file: Path | None,
     environment: Mapping[str, str],
     flags: Sequence[tuple[str, str, str]],
-    plugs: OptionTypes,
+    plugs: OptionTypes | None,
     installed: Mapping[str, Collection[str]] | None = None,
 ) -> Loaded:
     """Reads all layers. `flags` are (dotted key, value, how the user wrote it); `installed` are the names of plugs
-    that "store" and "queue" may have, if that is to be checked. Raises ConfigError with every problem there is."""
+    that "store" and "queue" may have, if that is to be checked. Without `plugs` their sections are not looked at,
+    for whoever only wants to know where the daemon is. Raises ConfigError with every problem there is."""
     problems: list[str] = []
     values: dict[str, _Value] = {}
     if file is not None:
@@ -73,8 +76,11 @@ def load(
             values[key] = _Value(text, f"environment {name}", text=True)
     for key, text, written in flags:
         values[key] = _Value(text, written, text=True)
-    settings = _build(Settings, values, plugs, problems)
-    for key, names in {"backend": plugs["backends"], **(installed or {})}.items():
+    named = {**({} if plugs is None else {"backend": plugs["backends"]}), **(installed or {})}
+    if plugs is None:
+        values = {key: value for key, value in values.items() if key.partition(".")[0] not in PLUG_SECTIONS}
+    settings = _build(Settings, values, plugs or {section: {} for section in PLUG_SECTIONS}, problems)
+    for key, names in named.items():
         if settings is not None and getattr(settings, key) not in names:
             expected = f"Expected one of {', '.join(sorted(names))}"
             origin = values[key].origin if key in values else "default"

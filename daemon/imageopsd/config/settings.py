@@ -36,14 +36,30 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Server(Section, frozen=True):
     listen: str = "127.0.0.1:8640"
     tokens_file: str = ""
+    tls_certificate: str = ""
+    tls_private_key: str = ""
+    tls_client_ca: str = ""
+    unix_socket: str = ""
+    unix_socket_users: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         host, port = split_address(self.listen)
-        if not is_loopback(host) and not self.tokens_file:
+        if not is_loopback(host) and not self.tokens_file and not self.tls_client_ca:
             raise ValueError(
                 f"listen: '{host}' can be reached from other machines and there is no server.tokens_file to tell whom "
-                "to let in. Expected a tokens file, or a loopback address such as 127.0.0.1:8640"
+                "to let in, nor a server.tls_client_ca. Expected one of them, or a loopback address such as "
+                "127.0.0.1:8640"
             )
+        if self.tls_certificate and not self.tls_private_key:
+            raise ValueError("tls_private_key: missing; server.tls_certificate needs its private key")
+        if self.tls_private_key and not self.tls_certificate:
+            raise ValueError("tls_certificate: missing; server.tls_private_key needs its certificate")
+        if self.tls_client_ca and not self.tls_certificate:
+            raise ValueError("tls_client_ca: client certificates need TLS, and there is no server.tls_certificate")
+        if self.unix_socket and not self.unix_socket.startswith("/"):
+            raise ValueError(f"unix_socket: Expected an absolute path, got '{self.unix_socket}'")
+        if self.unix_socket_users and not self.unix_socket:
+            raise ValueError("unix_socket_users: there is no server.unix_socket that they could use")
         if not 0 <= port <= 65535:
             raise ValueError(f"listen: Expected a port from 0 to 65535, got {port}")
 

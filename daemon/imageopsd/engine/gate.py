@@ -49,6 +49,7 @@ class Gate:
         self._store_well = anyio.Event()
         self._store_well.set()
         self._store_ill = anyio.Event()
+        self._given_up = False
         self.turned: Callable[[], None] = lambda: None
         bus.subscribe(self._hear)
 
@@ -110,8 +111,13 @@ class Gate:
         return f"Waiting for one of {self.slots} slots" if self._running.total() >= self.slots else None
 
     async def store_well(self) -> None:
-        """Returns once records can be written, as far as is known."""
+        """Returns once records can be written, as far as is known, or nobody has the time to wait for that."""
         await self._store_well.wait()
+
+    def give_up(self) -> None:
+        """The daemon stops now: nobody waits for a store any more."""
+        self._given_up = True
+        self._store_well.set()
 
     async def heal(self, store: Store) -> None:
         """Whenever a write has failed: tries, until one goes through again. Runs until it is cancelled."""
@@ -131,7 +137,7 @@ class Gate:
     # -------------------------------------------------------------------------------------------- inside
 
     def _hear(self, happening: Happening) -> None:
-        if isinstance(happening, StoreTroubled) and self._store_well.is_set():
+        if isinstance(happening, StoreTroubled) and self._store_well.is_set() and not self._given_up:
             self._store_well = anyio.Event()
             self._store_ill.set()
             self._turn(Obstacle.STORE, _sentence(happening.error))

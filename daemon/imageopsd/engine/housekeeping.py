@@ -7,7 +7,7 @@ import anyio.to_thread
 
 from imageopsd.engine.bus import EventBus
 from imageopsd.model.errors import StoreUnavailable
-from imageopsd.model.events import Change, Failed, Happening, LeftBehind, StoreTroubled
+from imageopsd.model.events import Cancelled, Change, Failed, Happening, LeftBehind, StoreTroubled
 from imageopsd.ports import Inventory, Keeper, Kept
 
 INTERVAL = 3600.0
@@ -56,22 +56,23 @@ class Housekeeping:
         await anyio.to_thread.run_sync(self._keeper.sweep, dead, abandon_on_cancel=True)
         for operation in sorted(dead):
             self._bus.publish(LeftBehind("removed what an ended operation left in staging", operation))
-        recorded = await self._check_records(bool(kept))
+        recorded = await self._check_records()
         await self._check_bytes([thing for thing in kept if thing.id not in recorded])
 
-    async def _check_records(self, any_bytes: bool) -> set[int]:
+    async def _check_records(self) -> set[int]:
         """The ids of all resources; those that are READY and have no bytes are no longer READY."""
         recorded: set[int] = set()
         while page := await self._inventory.resources(max(recorded, default=0), PAGE):
             recorded |= {int(resource.id or 0) for _, resource in page}
             ready = [(project, resource) for project, resource in page if resource.status == "READY"]
             for project, resource in ready:
-                if await anyio.to_thread.run_sync(self._keeper.keeps, project, resource):
-                    continue
+                keeps = await anyio.to_thread.run_sync(self._keeper.keeps, project, resource)
                 name = f"{project}/{resource.name}"
-                if not any_bytes:
-                    self._tell("no bytes of any image are here; another disk mounted, or another backend before?", name)
-                elif await self._inventory.lose(int(resource.id or 0)):
+                if keeps is None:
+                    self._tell(
+                        "no bytes of its project are here; another disk mounted, or another backend before?", name
+                    )
+                elif not keeps and await self._inventory.lose(int(resource.id or 0)):
                     self._bus.publish(LeftBehind("the bytes are gone; no longer READY", name))
         return recorded
 

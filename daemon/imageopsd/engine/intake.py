@@ -8,6 +8,7 @@ from imageopsd.engine.backlog import Backlog
 from imageopsd.engine.bus import EventBus
 from imageopsd.engine.gate import Gate
 from imageopsd.engine.imageops import Clock, ImageOps
+from imageopsd.engine.pulse import Pulse
 from imageopsd.model.errors import (
     InvalidRequest,
     Overloaded,
@@ -20,6 +21,9 @@ from imageopsd.model.events import JobBuried, JobCrashed, StoreTroubled
 from imageopsd.model.requests import AnyRequest, InsertImage
 from imageopsd.ports import Job, JobQueue
 from imageopsd.wire.jobs import read_job
+
+BEAT = 5.0
+"""Seconds between two signs of life while it waits."""
 
 USER = "queue"
 """Who asked, on the record of a job: the queue's own access rights decided who could submit it."""
@@ -46,17 +50,22 @@ class Intake:
         self._gate = gate
         self._backlog = backlog
         self._batch = batch
+        self.pulse = Pulse()
 
     async def run(self) -> None:
         """Works until it is cancelled. A job whose operation is recorded but which was not settled comes again
         after a restart, and its request id leads it to the same operation."""
         while True:
             jobs = await self._queue.receive(self._batch)
-            understood = [pair for job in jobs if (pair := await self._understood(job))]
-            for wave in _waves(understood):
-                async with anyio.create_task_group() as together:
-                    for job, request in wave:
-                        together.start_soon(self._take, job, request)
+            with self.pulse.turn():
+                await self._take_all(jobs)
+
+    async def _take_all(self, jobs: list[Job]) -> None:
+        understood = [pair for job in jobs if (pair := await self._understood(job))]
+        for wave in _waves(understood):
+            async with anyio.create_task_group() as together:
+                for job, request in wave:
+                    together.start_soon(self._take, job, request)
 
     async def _understood(self, job: Job) -> tuple[Job, AnyRequest] | None:
         try:
@@ -89,9 +98,16 @@ class Intake:
                 await self._ops.submit(request, user=USER)
                 return
             except Overloaded:  # the queue is made for waiting
-                await self._backlog.eased()
+                await self._patiently(self._backlog.eased)
             except StoreUnavailable:  # which everybody has been told
-                await self._gate.store_well()
+                await self._patiently(self._gate.store_well)
+
+    async def _patiently(self, wait: Callable[[], Awaitable[None]]) -> None:
+        """Waits for something that may take hours, and is not stuck meanwhile."""
+        while True:
+            with anyio.move_on_after(BEAT):
+                return await wait()
+            self.pulse.beat()
 
     async def _bury(self, job: Job, error: RequestError) -> None:
         await self._queue.bury(job.receipt, error.message, self._clock())
@@ -101,11 +117,12 @@ class Intake:
         """Waits out a disk that is full or a database that is locked: the job is safe in the queue meanwhile, and what
         was done of `work` is found when it is done again."""
         while True:
+            self.pulse.beat()
             try:
                 return await work()
             except StoreUnavailable as error:
                 self._bus.publish(StoreTroubled(f"taking job {job.id}", error))
-                await self._gate.store_well()
+                await self._patiently(self._gate.store_well)
 
 
 def _waves(jobs: list[tuple[Job, AnyRequest]]) -> Iterator[list[tuple[Job, AnyRequest]]]:

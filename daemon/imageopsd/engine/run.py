@@ -82,6 +82,8 @@ class Run:
                 self.interrupt(Reason.SUPERSEDED)
         except StoreUnavailable as error:
             self._bus.publish(StoreTroubled(f"writing progress of {operation.name}", error))
+            self.dirty = True  # it may be the last news for a long time
+            self._touched()
         else:
             if not self._closed:
                 event = Progressed(operation.progress, operation.status_message)

@@ -8,6 +8,7 @@ import anyio
 
 from imageopsd.engine.bus import EventBus
 from imageopsd.engine.imageops import Clock
+from imageopsd.engine.pulse import Pulse
 from imageopsd.model.errors import StoreUnavailable
 from imageopsd.model.events import StoreTroubled
 from imageopsd.ports import Store
@@ -38,6 +39,7 @@ class Upkeep:
         self._busy = busy
         self._renewed = renewed
         self._freed = freed
+        self.pulse = Pulse()
 
     async def run(self) -> None:
         while True:
@@ -45,10 +47,11 @@ class Upkeep:
             try:
                 if not self._busy():
                     continue  # an idle daemon touches no table
-                began = time.monotonic()
-                await self._store.renew(self._owner, self._clock() + timedelta(seconds=self._lease))
-                self._renewed(began)
-                if await self._store.recover(self._clock()):
-                    self._freed()
+                with self.pulse.turn():
+                    began = time.monotonic()
+                    await self._store.renew(self._owner, self._clock() + timedelta(seconds=self._lease))
+                    self._renewed(began)
+                    if await self._store.recover(self._clock()):
+                        self._freed()
             except StoreUnavailable as error:
                 self._bus.publish(StoreTroubled("renewing leases", error))

@@ -18,6 +18,7 @@ from imageopsd.engine.bus import EventBus
 from imageopsd.engine.effects import Effects, undone
 from imageopsd.engine.gate import Gate
 from imageopsd.engine.imageops import Clock
+from imageopsd.engine.pulse import Pulse
 from imageopsd.engine.run import Run
 from imageopsd.model.errors import (
     BackendFailure,
@@ -120,8 +121,9 @@ class Worker:
         self._deferred: list[datetime] = []
         self._stopping = anyio.Event()
         self._fed = anyio.Event()
-        self._impatient = False
+        self._impatient = anyio.Event()
         gate.turned = self.look
+        self.pulse = Pulse()
         bus.subscribe(self._hear)
 
     @property
@@ -151,7 +153,7 @@ class Worker:
 
     async def run(self) -> None:
         """Works until `drain`. Everything it started has ended when it returns."""
-        if due := await self._store.next_due():
+        if due := await self._first_due():
             heapq.heappush(self._deferred, due)
         async with anyio.create_task_group() as side:
             side.start_soon(self._flush)
@@ -160,6 +162,16 @@ class Worker:
                     slots.start_soon(self._slot)
                 await self._feed()
             side.cancel_scope.cancel()
+
+    async def _first_due(self) -> datetime | None:
+        """When what an earlier process deferred falls due; nothing else would tell."""
+        while not self._stopping.is_set():
+            try:
+                return await self._store.next_due()
+            except StoreUnavailable as error:
+                self._bus.publish(StoreTroubled("looking for deferred operations", error))
+                await self._gate.store_well()
+        return None
 
     async def drain(self, patience: float) -> None:
         """Claims nothing more, gives what runs `patience` seconds to end, then interrupts it."""
@@ -173,7 +185,8 @@ class Worker:
 
     def interrupt(self) -> None:
         """Interrupts what runs at once, and what a claim under way still brings."""
-        self._impatient = True
+        self._impatient.set()
+        self._gate.give_up()
         for run in self._runs:
             run.interrupt(Reason.SHUTDOWN)
 
@@ -185,7 +198,8 @@ class Worker:
                 await self._hint.wait()
             self._hint = anyio.Event()
             while not self._stopping.is_set() and (seats := self._gate.seats(len(self._free))):
-                claims = await self._claim(seats)
+                with self.pulse.turn():
+                    claims = await self._claim(seats)
                 for claim in claims:
                     self._free.popleft().give(self._begin(claim))
                 if len(claims) < seats:
@@ -247,7 +261,7 @@ class Worker:
         self._gate.began(claim.project)
         if cancelled := self._early.pop(claim.operation.id, claim.cancelled):
             run.cancel(cancelled)
-        if self._impatient:
+        if self._impatient.is_set():
             run.interrupt(Reason.SHUTDOWN)
         return run
 
@@ -289,7 +303,9 @@ class Worker:
             except LeaseLost:
                 raise
             except StoreUnavailable as error:  # a checkpoint or a look into the catalogue that could not be made
-                failure = TemporaryFailure("STORAGE_UNAVAILABLE", f"The records could not be kept: {error}.")
+                # no attempt: however long the disk is full, the backend has not failed
+                self._bus.publish(StoreTroubled(f"working on {claim.operation.name}", error))
+                waiting = NotYet(f"Waiting for room to keep records: {error}")
             except Exception as error:
                 self._bus.publish(BackendCrashed(claim.operation.name, error))
                 failure = INTERNAL
@@ -340,7 +356,7 @@ class Worker:
 
     async def _write(self, run: Run, event: Event, method: Callable[..., Awaitable[None]], *arguments: object) -> None:
         """Ends the claim by `method`. A full disk or a lock is waited out: the outcome is known and must not be lost;
-        a daemon that has to stop leaves it to the next one, which finds the backend's effect and records it."""
+        a daemon that may wait no longer leaves it to the next one, which finds the backend's effect and records it."""
         now = self._clock()
         operation = apply(run.operation, event, now)
         while True:
@@ -349,7 +365,7 @@ class Worker:
                 break
             except StoreUnavailable as error:
                 self._bus.publish(StoreTroubled(f"recording the end of {operation.name}", error))
-                if self._stopping.is_set():
+                if self._impatient.is_set():
                     return
                 await self._gate.store_well()
         self._bus.publish(Change(event, operation, run.claim.project, now))

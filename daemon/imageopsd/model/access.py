@@ -133,7 +133,7 @@ _READING_ACTIONS = {"wait", "testIamPermissions"}
 _OURS = {
     "/metrics": Permission("imageopsd.metrics.get", Scope.READ, None, "/metrics"),
     "/status": Permission("imageopsd.status.get", Scope.READ, ANY_PROJECT, "/status"),
-    "/": Permission("imageopsd.status.get", Scope.READ, ANY_PROJECT, "/"),
+    "/events": Permission("imageopsd.status.get", Scope.READ, ANY_PROJECT, "/events"),
 }
 """Metrics carry no names of anybody's; the status shows operations of all projects."""
 

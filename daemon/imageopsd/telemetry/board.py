@@ -4,6 +4,8 @@ from collections import deque
 from datetime import datetime
 from typing import Any
 
+import msgspec
+
 from imageopsd.model.events import (
     Accepted,
     Cancelled,
@@ -32,6 +34,7 @@ class Board:
     def __init__(self, version: str, backend: str, slots: int, started: datetime) -> None:
         self._head = {"version": version, "backend": backend, "slots": slots, "started": started.isoformat()}
         self.phase = "starting"
+        self.stuck: tuple[str, ...] = ()
         self.pending = self.succeeded = self.failed = 0
         self._obstacles: dict[Obstacle, str] = {}
         self._running: dict[str, tuple[str, Operation]] = {}
@@ -87,6 +90,12 @@ class Board:
         """The phase; and what stands in the way, if anything does."""
         return "; ".join([self.phase, *self._obstacles.values()])
 
+    def sentence(self) -> str:
+        """For whoever reads one line: `systemctl status`."""
+        state = f"stuck in {', '.join(self.stuck)}" if self.stuck else self.phase
+        counts = f"{self.running} running, {self.pending} waiting, {self.succeeded} succeeded, {self.failed} failed"
+        return f"{state.capitalize()}: {counts}"
+
     def snapshot(self) -> dict[str, Any]:
         return {
             **self._head,
@@ -98,7 +107,10 @@ class Board:
                 "succeeded": self.succeeded,
                 "failed": self.failed,
             },
-            "running": [_progress(project, operation) for project, operation in self._running.values()],
+            "running": [
+                _progress(*self._running[id_])
+                for id_ in sorted(self._running, key=int)  # by age: rows stay in place
+            ],
             "recentFailures": list(self._failures),
             "recentDeadLetters": list(self._dead),
         }
@@ -117,12 +129,16 @@ def _progress(project: str, operation: Operation) -> dict[str, Any]:
 
 
 def _failure(project: str, operation: Operation) -> dict[str, Any]:
-    entry = operation.error.errors[0] if operation.error else None
+    errors = operation.error.errors if operation.error else ()
+    entry = errors[0] if errors else None
     return {
         "project": project,
         "name": operation.name,
+        "operationType": operation.operation_type,
         "target": operation.target_link.rpartition("/")[2],
         "code": entry.code if entry else None,
         "message": entry.message if entry else None,
+        "httpErrorStatusCode": operation.http_error_status_code,
+        "errors": msgspec.to_builtins(errors),
         "endTime": operation.end_time.isoformat() if operation.end_time else None,
     }

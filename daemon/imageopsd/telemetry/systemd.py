@@ -1,17 +1,86 @@
-"""What systemd is told, by its datagram protocol (https://www.freedesktop.org/software/systemd/man/sd_notify.html,
-which promises to keep it stable and shows this much of it as an example)."""
+"""What systemd is told and what it hands over: datagrams (https://www.freedesktop.org/software/systemd/man/sd_notify.html,
+which promises to keep the protocol stable and shows this much of it as an example) and listening sockets
+(https://www.freedesktop.org/software/systemd/man/sd_listen_fds.html)."""
 
 import os
 import socket
+from collections.abc import Callable
 from contextlib import suppress
+
+import anyio
+
+FIRST_SOCKET = 3
+"""The number of the first descriptor that is passed (SD_LISTEN_FDS_START)."""
+
+PATIENCE = 1.0
+"""Seconds to wait for a manager that has not read its mail; readiness alone is worth it."""
+
+STATUS_INTERVAL = 1.0
+"""Seconds between two texts for `systemctl status`."""
+
+EXTENSION = 60.0
+"""Seconds that each request for more time asks for; repeated at a third of it."""
 
 
 def notify(**fields: str | int) -> None:
-    """Sends `KEY=value` lines to $NOTIFY_SOCKET; does nothing where there is none or nobody listens any more."""
+    """Sends `KEY=value` lines to $NOTIFY_SOCKET; does nothing where there is none or nobody listens any more. What a
+    busy manager has no room for is lost, for the daemon has better to do than to wait; READY=1 waits a moment."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if address[:1] not in ("/", "@"):
         return
     message = "\n".join(f"{key}={value}" for key, value in fields.items())
     with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        sock.settimeout(PATIENCE if "READY" in fields else 0)
         sock.connect("\0" + address[1:] if address[0] == "@" else address)
         sock.sendall(message.encode())
+
+
+def watchdog_seconds() -> float | None:
+    """Within how many seconds the manager wants a WATCHDOG=1 (WatchdogSec=), if it does."""
+    if os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return None
+    text = os.environ.get("WATCHDOG_USEC", "")
+    return int(text) / 1_000_000 if text.isascii() and text.isdecimal() and int(text) else None
+
+
+def passed_sockets() -> list[socket.socket]:
+    """The sockets of an imageopsd.socket unit, to be asked for once. Raises OSError for descriptors that are none."""
+    ours = os.environ.pop("LISTEN_PID", "") == str(os.getpid())
+    count = os.environ.pop("LISTEN_FDS", "")
+    os.environ.pop("LISTEN_FDNAMES", None)
+    if not ours or not (count.isascii() and count.isdecimal()):
+        return []
+    sockets = [socket.socket(fileno=number) for number in range(FIRST_SOCKET, FIRST_SOCKET + int(count))]
+    for sock in sockets:
+        sock.set_inheritable(False)
+    return sockets
+
+
+async def ask_for_time(limit: float) -> None:
+    """Keeps the manager's own limit on starting or stopping from running out, for up to `limit` seconds; to be
+    cancelled when it is no longer needed. A daemon whose event loop hangs does not ask."""
+    with anyio.move_on_after(limit):
+        while True:
+            notify(EXTEND_TIMEOUT_USEC=int(EXTENSION * 1_000_000))
+            await anyio.sleep(EXTENSION / 3)
+
+
+class StatusText:
+    """The line that `systemctl status` shows: what `text` says, once it has changed. Subscribe `hear` to the bus."""
+
+    def __init__(self, text: Callable[[], str]) -> None:
+        self._text = text
+        self._changed = anyio.Event()
+
+    def hear(self, happening: object) -> None:
+        self._changed.set()
+
+    async def run(self) -> None:
+        said = ""
+        while True:
+            if (text := self._text()) != said:
+                notify(STATUS=text)
+                said = text
+            await self._changed.wait()
+            self._changed = anyio.Event()
+            await anyio.sleep(STATUS_INTERVAL)

@@ -130,7 +130,8 @@ class LocalBackend(Keeping):
         place = self._place(task.project, task.image)
         try:
             staged = await in_thread("begin", lambda: self._layout.begin(task.operation_id))
-            with Disk(staged / DISK, self._options.free_space_margin) as disk, BlockTable(staged / DISK) as table:
+            margin, limit = self._options.free_space_margin, task.reserved_bytes
+            with Disk(staged / DISK, margin, limit) as disk, BlockTable(staged / DISK) as table:
                 taken = await self._fill(disk, table, staged, task, report)
                 report.progress(MOVED, "making it safe on disk")
                 size_gb = _warn_of_size(taken.disk_size, task.image, report)

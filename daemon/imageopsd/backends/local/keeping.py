@@ -33,9 +33,11 @@ class Keeping:
             else:
                 yield msgspec.structs.replace(found, operation=manifest.operation, resource=manifest.resource)
 
-    def keeps(self, project: str, resource: Resource) -> bool:
-        place = self._layout.image if isinstance(resource, Image) else self._layout.machine_image
-        return place(project, int(resource.id or 0)).is_dir()
+    def keeps(self, project: str, resource: Resource) -> bool | None:
+        find = self._layout.image if isinstance(resource, Image) else self._layout.machine_image
+        place = find(project, int(resource.id or 0))
+        # a project's directory is never removed
+        return place.is_dir() if place.parent.is_dir() else None
 
     def damage(self, kept: Kept) -> Iterator[str]:
         place = self._layout.root / kept.place

@@ -129,7 +129,8 @@ class Writer:
             if self._untidy.is_set():
                 self._untidy.clear()
                 with suppress(sqlite3.Error):  # nothing was promised; what is wrong will show at the next write
-                    self._connection.execute(f"PRAGMA incremental_vacuum({TIDY_PAGES})").fetchall()
+                    # it comes back after each page, and only a script is stepped to its end
+                    self._connection.executescript(f"PRAGMA incremental_vacuum({TIDY_PAGES})")
 
     def _commit(self, batch: list[_Work[Any]]) -> None:
         """All of `batch` in one transaction; an item that raises is undone alone."""

@@ -1,5 +1,5 @@
 -- Triggers that change the ledger with the rows it counts: no way of making or ending something can forget it, and it is
--- right in every commit (daemon/decisions/0004-ledger-by-trigger.md). They are there only while there are limits.
+-- right in every commit (daemon/decisions/0007-ledger-by-trigger.md). They are there only while there are limits.
 -- A version that changes one drops them all in a migration; the next opening makes them anew.
 
 CREATE TRIGGER ledger_resource_made AFTER INSERT ON resources BEGIN

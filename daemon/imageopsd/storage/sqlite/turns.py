@@ -2,7 +2,7 @@
 
 A slot goes to the project that has the fewest operations running; among equals, to the one whose turn is longest past.
 That is max-min fairness in what is scarce, the slots, whatever the operations cost, and it needs no weights to be kept
-(`daemon/decisions/0004-fair-slots.md`). Inside a project the smallest `rank` goes first: the time of acceptance, less a
+(`daemon/decisions/0008-fair-slots.md`). Inside a project the smallest `rank` goes first: the time of acceptance, less a
 head start for its priority, so that whatever waits long enough comes before any priority.
 
 Every step is a seek in the index `tasks_ready`; nothing costs more because more is waiting.

@@ -261,13 +261,12 @@ def _phrase(status: int) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """Short, and without the URL: aiohttp's own texts have the query in them."""
+    """Short, and without the URL: aiohttp's own texts have the query in them. The same for a closed port, one that
+    says nothing, and a name that nobody has: whoever may name a source should not map a network with us."""
+    if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
+        return "no connection to its host"
     if isinstance(error, asyncio.TimeoutError):
         return "it did not answer in time"
     if isinstance(error, aiohttp.ClientPayloadError):
         return _CUT
-    if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return "its host name could not be resolved"
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return "no connection to its host"
     return f"the connection failed ({type(error).__name__})"

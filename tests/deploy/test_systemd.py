@@ -1,0 +1,235 @@
+"""The shipped units under a real systemd."""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.daemon_process import LIMIT
+from tests.deploy.booted import UNITS, Booted
+from tests.needs import need
+
+CONFIG = """
+backend = "simulated"
+
+[worker]
+drain_timeout = "1h"
+
+[[backends.simulated.scripts]]
+image = "brief-*"
+steps = [{ progress = 40 }, { wait = "4s" }]
+
+[[backends.simulated.scripts]]
+image = "endless-*"
+steps = [{ progress = 40 }, { wait = "1h" }]
+"""
+
+HERE = "http://127.0.0.1:8640"
+DROPPED = "/run/systemd/system/imageopsd.service.d/test.conf"
+FETCH = """
+import sys, urllib.error, urllib.request
+try: print(urllib.request.urlopen(sys.argv[1], timeout=60).status)
+except urllib.error.HTTPError as error: print(error.code)
+"""
+
+KNOCK = """
+import select, socket, sys
+refused = knocked = 0
+while not select.select([sys.stdin], [], [], 0)[0]:
+    try:
+        with socket.create_connection(("127.0.0.1", 8640), 60) as door:
+            door.sendall(b"GET /livez HTTP/1.0\\r\\n\\r\\n")
+            door.recv(100)
+    except ConnectionRefusedError: refused += 1
+    except ConnectionResetError: pass  # taken by the daemon that was just leaving
+    knocked += 1
+    if knocked == 1: print("let in", flush=True)
+print(refused, "refused")
+"""
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Booted]:
+    with Booted(tmp_path_factory.mktemp("machine"), CONFIG) as machine:
+        yield machine
+
+
+@pytest.fixture
+def service(machine: Booted) -> Iterator[Booted]:
+    """The service, running, with nothing to do and no settings but its own."""
+    machine.systemctl("start", "imageopsd.service")
+    yield machine
+    machine.run("systemctl", "kill", "--kill-who=main", "--signal=SIGKILL", "imageopsd.service")
+    machine.systemctl("stop", "imageopsd.socket", "imageopsd.service")
+    machine.run("rm", "-rf", "/var/lib/private/imageopsd", DROPPED)
+    machine.systemctl("daemon-reload")
+    machine.run("systemctl", "reset-failed")
+
+
+def submit(machine: Booted, name: str) -> str:
+    job = {
+        "method": "images.insert",
+        "project": "p",
+        "body": {"name": name, "rawDisk": {"source": "https://example.com/d"}},
+    }
+    return machine.imageopsd("submit", "-", stdin=json.dumps(job))
+
+
+def record(machine: Booted, job: str) -> dict[str, object]:
+    return dict(json.loads(machine.imageopsd("operations", "describe", job, "--format", "json")))
+
+
+def wait_for_status(machine: Booted, text: str) -> None:
+    machine.until(lambda: machine.show("StatusText") == text, f"systemctl status never says: {text}")
+
+
+def reconfigure(machine: Booted, text: str) -> None:
+    machine.write(DROPPED, f"[Service]\n{text}\n")
+    machine.systemctl("daemon-reload")
+
+
+def fetch(machine: Booted, path: str) -> str:
+    return machine.run("/opt/imageopsd/bin/python", "-c", FETCH, HERE + path).stdout.strip()
+
+
+def test_start_returns_when_the_daemon_is_ready(service: Booted) -> None:
+    assert service.imageopsd("healthcheck", "--ready") == "ready"
+    assert service.show("StatusText") == "Ready: 0 running, 0 waiting, 0 succeeded, 0 failed"
+    assert service.show("ActiveState") == "active"
+
+
+def test_nobody_else_sees_the_data_and_the_daemon_is_not_root(service: Booted) -> None:
+    owner, mode = service.run("stat", "--format=%U %a", "/var/lib/private/imageopsd/state.db").stdout.split()
+    assert (owner, mode) == ("imageopsd", "600")
+
+
+def test_the_status_line_shows_what_runs_and_what_came_of_it(service: Booted) -> None:
+    job = submit(service, "brief-one")
+    wait_for_status(service, "Ready: 1 running, 0 waiting, 0 succeeded, 0 failed")
+    service.imageopsd("operations", "wait", job)
+    wait_for_status(service, "Ready: 0 running, 0 waiting, 1 succeeded, 0 failed")
+
+
+def test_a_killed_daemon_comes_back_and_ends_what_it_had_begun(service: Booted) -> None:
+    job = submit(service, "brief-one")
+    wait_for_status(service, "Ready: 1 running, 0 waiting, 0 succeeded, 0 failed")
+    service.systemctl("kill", "--kill-who=main", "--signal=SIGKILL", "imageopsd.service")
+    service.until(lambda: service.show("NRestarts") == "1", "it was not started again")
+    service.until(lambda: service.show("ActiveState") == "active", "it did not get ready again")
+    service.imageopsd("operations", "wait", job)
+    operation = record(service, job)
+    assert (operation["status"], operation["progress"], "error" in operation) == ("DONE", 100, False)
+
+
+def test_a_stop_lets_the_work_end_though_the_managers_own_patience_is_shorter(service: Booted) -> None:
+    reconfigure(service, "TimeoutStopSec=2s")
+    job = submit(service, "brief-one")
+    wait_for_status(service, "Ready: 1 running, 0 waiting, 0 succeeded, 0 failed")
+    service.systemctl("stop", "imageopsd.service")
+    assert service.show("Result") == "success"
+    service.systemctl("start", "imageopsd.service")
+    assert record(service, job)["status"] == "DONE"
+
+
+def test_a_daemon_that_hangs_is_killed_and_started_again(service: Booted) -> None:
+    job = submit(service, "endless-one")
+    reconfigure(service, "WatchdogSec=5s")
+    service.run("systemctl", "kill", "--kill-who=main", "--signal=SIGKILL", "imageopsd.service")
+    service.until(lambda: service.show("WatchdogUSec") == "5s", "the drop-in does not count")
+    service.until(lambda: service.show("ActiveState") == "active", "it did not get ready again")
+    wait_for_status(service, "Ready: 1 running, 0 waiting, 0 succeeded, 0 failed")
+    before = service.show("NRestarts")
+    for _ in range(3):
+        fed = service.show("WatchdogTimestampMonotonic")
+        service.until(lambda fed=fed: service.show("WatchdogTimestampMonotonic") != fed, "nobody feeds the watchdog")
+    assert service.show("NRestarts") == before
+    service.systemctl("kill", "--kill-who=main", "--signal=SIGSTOP", "imageopsd.service")
+    service.until(lambda: service.show("NRestarts") != before, "it was not killed")
+    assert "Watchdog timeout (limit 5s)!" in service.journal()
+    wait_for_status(service, "Ready: 1 running, 0 waiting, 0 succeeded, 0 failed")
+    operation = record(service, job)
+    assert (operation["status"], operation["progress"]) == ("RUNNING", 40)
+
+
+def test_a_request_that_comes_while_the_daemon_is_down_is_answered_by_the_next_one(service: Booted) -> None:
+    service.systemctl("stop", "imageopsd.service")
+    service.systemctl("start", "imageopsd.socket")
+    assert service.show("ActiveState") == "inactive"
+    assert fetch(service, "/readyz") == "200"
+    first = service.show("MainPID")
+    service.systemctl("restart", "imageopsd.service")
+    assert fetch(service, "/readyz") == "200"
+    assert service.show("MainPID") != first
+    assert service.show("SubState", "imageopsd.socket") == "running"
+
+
+def test_a_job_that_root_queues_while_the_service_is_down_is_done_by_the_next_start(service: Booted) -> None:
+    service.systemctl("stop", "imageopsd.service")
+    submit(service, "brief-one")
+    service.systemctl("start", "imageopsd.service")
+    wait_for_status(service, "Ready: 0 running, 0 waiting, 1 succeeded, 0 failed")
+
+
+def test_no_connection_is_refused_over_a_restart(service: Booted) -> None:
+    """Somebody asks all the time; what counts is that the address never goes away."""
+    service.systemctl("stop", "imageopsd.service")
+    service.systemctl("start", "imageopsd.socket")
+    first = service.show("InvocationID")
+    with service.start("/opt/imageopsd/bin/python", "-c", KNOCK) as knocking:
+        assert knocking.stdout is not None
+        assert knocking.stdout.readline() == "let in\n"
+        service.systemctl("restart", "imageopsd.service")
+        assert service.show("InvocationID") != first
+        answer, _ = knocking.communicate("enough", timeout=LIMIT)
+    assert answer == "0 refused\n", service.journal()
+
+
+def test_tokens_come_as_a_credential_that_only_root_and_the_service_can_read(service: Booted) -> None:
+    service.write(
+        "/etc/imageopsd/tokens.toml",
+        f'[[token]]\nname = "ci"\nsha256 = "{"0" * 64}"\nscopes = ["read"]\nprojects = ["p"]\n',
+    )
+    example = (UNITS / "imageopsd.service.d" / "tokens.conf.example").read_text()
+    service.write(DROPPED, example)
+    service.systemctl("daemon-reload")
+    assert fetch(service, "/compute/v1/projects/p/global/images") == "200"
+    service.systemctl("restart", "imageopsd.service")
+    assert fetch(service, "/compute/v1/projects/p/global/images") == "401"
+    assert fetch(service, "/livez") == "200"
+
+
+def test_a_configuration_error_is_not_tried_again(service: Booted) -> None:
+    reconfigure(service, "Environment=IMAGEOPSD_WORKER__SLOTS=none")
+    assert service.run("systemctl", "restart", "imageopsd.service").returncode != 0
+    assert (service.show("ActiveState"), service.show("NRestarts")) == ("failed", "0")
+    assert service.show("ExecMainStatus") == "78"
+
+
+def test_the_unit_is_exposed_no_more_than_it_was() -> None:
+    """The score is shown as 1.1; the threshold is ten times it."""
+    need(shutil.which("systemd-analyze"), "systemd-analyze is not installed")
+    command = ["systemd-analyze", "security", "--offline=true", "--no-pager", "--threshold=11"]
+    done = subprocess.run(
+        [*command, str(UNITS / "imageopsd.service")], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_systemd_understands_every_line_of_the_units(tmp_path: Path) -> None:
+    need(shutil.which("systemd-analyze"), "systemd-analyze is not installed")
+    for unit in (*UNITS.glob("*.service"), *UNITS.glob("*.socket")):
+        text = unit.read_text().replace("/opt/imageopsd/bin/imageopsd serve", "/bin/true")
+        (tmp_path / unit.name).write_text(text)
+    for drop_in in UNITS.glob("imageopsd.service.d/*.conf.example"):
+        directory = tmp_path / "imageopsd.service.d"
+        directory.mkdir(exist_ok=True)
+        (directory / drop_in.stem).write_text(drop_in.read_text())
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", *map(str, tmp_path.glob("imageopsd.*et")),
+         str(tmp_path / "imageopsd.service")],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    complaints = [line for line in done.stderr.splitlines() if "imageopsd" in line]
+    assert (done.returncode, complaints) == (0, [])
