@@ -27,7 +27,7 @@ format: .venv/tests ## put the code into its form
 	$(BIN)/ruff check --fix daemon tests
 
 bench: .venv/tests ## measure, and print ratios against peers and the machine's own limit
-	$(BIN)/python -m tests.bench
+	$(BIN)/python -m tests.bench $(ARGS)
 
 chaos: .venv/tests ## kill the daemon some hundred times under load and count what is lost or doubled
 	$(BIN)/python -m tests.chaos $(ARGS)

@@ -5,7 +5,8 @@ context manager that keeps the promise of its port.
 """
 
 from collections.abc import Mapping
-from importlib.metadata import EntryPoint, entry_points
+from functools import cache
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,12 @@ class PluginError(Exception):
 
 
 def names(group: str) -> list[str]:
-    return sorted(entry.name for entry in entry_points(group=group))
+    return sorted(entry.name for entry in _installed(group))
 
 
 def find(group: str, name: str) -> Any:
     """The class behind `name`. Raises PluginError with the names there are."""
-    found = entry_points(group=group, name=name)
+    found = _installed(group).select(name=name)
     if not found:
         raise PluginError(f"no '{name}' among {group}; installed: {', '.join(names(group)) or 'none'}")
     return _load(next(iter(found)))
@@ -40,9 +41,15 @@ def options() -> dict[str, dict[str, Any]]:
     """The options struct of every plug that has a section in the configuration, by section and name."""
     sections = {"backends": BACKENDS, "queues": QUEUES}
     return {
-        section: {entry.name: _load(entry).Options for entry in entry_points(group=group)}
+        section: {entry.name: _load(entry).Options for entry in _installed(group)}
         for section, group in sections.items()
     }
+
+
+@cache
+def _installed(group: str) -> EntryPoints:
+    """Looking for them opens a file of every distribution there is."""
+    return entry_points(group=group)
 
 
 def _load(entry: EntryPoint) -> Any:

@@ -1,35 +1,61 @@
 """Prints every figure of `make bench`, and the machine they are of."""
 
+import argparse
 import os
 import platform
 import sqlite3
 import tempfile
+from collections.abc import Awaitable, Callable
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 import anyio
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import imports, records
+from tests.bench import daemon, history, imports, records, rest
 from tests.bench.figure import Figure
+
+FINISHED, MANY_FINISHED = 100_000, 1_000_000
+"""Records in the store that is large, by default and with --full."""
 
 
 def main() -> None:
-    console = Console(width=160)
-    print(f"{os.cpu_count()} cores, {platform.machine()}, Linux {platform.release()}")
-    print(f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}")
+    parser = argparse.ArgumentParser(prog="make bench", usage='make bench ARGS="[--full] [PART ...]"')
+    parser.add_argument("--full", action="store_true", help=f"{MANY_FINISHED:,} finished records, not {FINISHED:,}")
+    parser.add_argument(
+        "parts", nargs="*", metavar="PART", help="records, history, rest, daemon, imports; default: all"
+    )
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="imageopsd-bench-", dir=os.environ.get("BENCH_DIR")) as folder:
+        parts = _parts(Path(folder), MANY_FINISHED if arguments.full else FINISHED)
+        if unknown := set(arguments.parts) - parts.keys():
+            parser.error(f"{', '.join(sorted(unknown))}: expected {', '.join(parts)}")
+        console = Console(width=160)
         figures: list[Figure] = []
-        with console.status("records"):
-            figures += anyio.run(records.measure, Path(folder))
-        with console.status("imports"):
-            figures += anyio.run(imports.measure, Path(folder))
+        for name in arguments.parts or parts:
+            with console.status(name):
+                figures += anyio.run(parts[name])
     table = Table(box=None, padding=(0, 3, 0, 0))
     for column in ("WHAT", "OURS", "AGAINST", "THEIRS", "RATIO"):
         table.add_column(column)
     for figure in figures:
         table.add_row(figure.what, figure.ours, figure.against, figure.theirs, f"{figure.ratio:.2f}")
     console.print(table)
+    print(f"\n{os.cpu_count()} cores, {platform.machine()}, Linux {platform.release()}")
+    libraries = ", ".join(f"{name} {version(name)}" for name in ("aiohttp", "anyio", "msgspec"))
+    print(f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, {libraries}")
+
+
+def _parts(folder: Path, finished: int) -> dict[str, Callable[[], Awaitable[list[Figure]]]]:
+    return {
+        "records": partial(records.measure, folder),
+        "history": partial(history.measure, folder, finished),
+        "rest": partial(rest.measure, folder),
+        "daemon": partial(daemon.measure, folder, finished),
+        "imports": partial(imports.measure, folder),
+    }
 
 
 if __name__ == "__main__":

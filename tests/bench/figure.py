@@ -1,6 +1,9 @@
 """One line of the result."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
+
+MIB = 1024**2
 
 
 class Figure(NamedTuple):
@@ -14,7 +17,7 @@ class Figure(NamedTuple):
 
     @classmethod
     def rate(cls, what: str, ours: float, against: str, theirs: float) -> "Figure":
-        """Operations a second; larger is better."""
+        """How many a second; larger is better."""
         return cls(what, f"{ours:,.0f}/s", against, f"{theirs:,.0f}/s", ours / theirs)
 
     @classmethod
@@ -23,6 +26,16 @@ class Figure(NamedTuple):
         return cls(what, f"{ours:.2f} s", against, f"{theirs:.2f} s", ours / theirs)
 
     @classmethod
-    def size(cls, what: str, ours: int, against: str, theirs: int) -> "Figure":
+    def latency(cls, what: str, ours: float, against: str, theirs: float) -> "Figure":
+        """Seconds, few of them; smaller is better."""
+        return cls(what, f"{ours * 1000:.2f} ms", against, f"{theirs * 1000:.2f} ms", ours / theirs)
+
+    @classmethod
+    def size(cls, what: str, ours: float, against: str, theirs: float) -> "Figure":
         """Bytes; smaller is better."""
-        return cls(what, f"{ours / 1024**2:.0f} MiB", against, f"{theirs / 1024**2:.0f} MiB", ours / theirs)
+        return cls(what, f"{ours / MIB:.0f} MiB", against, f"{theirs / 1024**2:.0f} MiB", ours / theirs)
+
+
+def quantile(seconds: Sequence[float], share: float) -> float:
+    """What `share` of them do not exceed."""
+    return sorted(seconds)[min(int(len(seconds) * share), len(seconds) - 1)]

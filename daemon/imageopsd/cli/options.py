@@ -9,7 +9,6 @@ from typing import Any
 import click
 
 from imageopsd import plugins
-from imageopsd.cli.client import Client
 from imageopsd.cli.exits import Exit, Failure
 from imageopsd.config import ConfigError, Loaded, load
 from imageopsd.config.loading import CONFIG_VARIABLE
@@ -55,6 +54,8 @@ def connected(command: Command) -> Command:
     @addressed
     @functools.wraps(command)
     def run(loaded: Loaded, server: str | None, project: str | None, **others: Any) -> None:
+        from imageopsd.cli.client import Client  # which `serve` need not wait for
+
         command(client=Client.of(loaded.settings, server, project), **others)
 
     return run

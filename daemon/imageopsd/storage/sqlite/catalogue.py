@@ -121,16 +121,15 @@ def row_of(reference: str) -> int | None:
 def put_resource(tx: Transaction, project: str, resource: Resource) -> None:
     """Reserves a resource's name. Raises AlreadyExists if it is taken."""
     collection, name = collection_of(resource), str(resource.name)
-    key = (project, collection, name)
-    if tx.execute("SELECT 1 FROM resources WHERE project = ? AND collection = ? AND name = ?", key).fetchone():
-        raise AlreadyExists(resource_path(collection, project, name))
     held = holding(resource)
-    tx.execute(
+    put = tx.execute(
         "INSERT INTO resources (id, project, collection, name, family, record, reserved, size_gb, stored_bytes)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (project, collection, name) DO NOTHING",
         (
             resource.id,
-            *key,
+            project,
+            collection,
+            name,
             _family(resource),
             text_of(resource),
             held.reserved,
@@ -138,6 +137,8 @@ def put_resource(tx: Transaction, project: str, resource: Resource) -> None:
             held.stored_bytes,
         ),
     )
+    if put.rowcount == 0:
+        raise AlreadyExists(resource_path(collection, project, name))
 
 
 def replace_resource(tx: Transaction, resource: Resource, stored_bytes: int | None = None) -> None:

@@ -11,7 +11,7 @@ import asyncio
 import os
 import sqlite3
 import threading
-from collections import Counter
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from datetime import UTC, datetime
@@ -55,7 +55,7 @@ class Transaction:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.execute = connection.execute
         self.executemany = connection.executemany
-        self.tally: Counter[str] = Counter()
+        self.tally: defaultdict[str, int] = defaultdict(int)
 
     def write_tally(self) -> None:
         rows = [(change, name) for name, change in self.tally.items() if change]
@@ -89,12 +89,10 @@ class Writer:
 
     async def run(self, function: Callable[[Transaction], T]) -> T:
         """Runs `function` in a transaction and returns its result after the fsync. If it raises, its changes are
-        gone and its error comes here. Cannot be cancelled: the row would be written all the same."""
+        gone and its error comes here. A caller that is cancelled goes at once; the row is written all the same."""
         future: asyncio.Future[T] = self._loop.create_future()
         self._inbox.put(_Work(function, future))
-        with anyio.CancelScope(shield=True):
-            await future
-        return future.result()
+        return await future
 
     async def tidy(self) -> None:
         """Gives up to TIDY_PAGES free pages back to the file system."""

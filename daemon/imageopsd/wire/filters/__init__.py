@@ -10,7 +10,15 @@ Filters come from strangers and are answered on the event loop, so everything ha
 size of RE2's programs (`parser.MAX_…`). The time for a record is at most linear in its size.
 """
 
-from imageopsd.wire.filters.parser import compile_filter
+from collections.abc import Collection
+
 from imageopsd.wire.filters.terms import Filter
 
 __all__ = ["Filter", "compile_filter"]
+
+
+def compile_filter(text: str, known: Collection[str] | None = None) -> Filter:
+    """`parser.compile_filter`, whose library and grammar a start need not wait for: few ever filter."""
+    from imageopsd.wire.filters import parser
+
+    return parser.compile_filter(text, known)

@@ -8,7 +8,6 @@ from urllib.parse import urlsplit
 from imageopsd.backends.local.options import Options
 from imageopsd.backends.local.sources.buckets import cloud_storage_object
 from imageopsd.backends.local.sources.files import open_allowed_file, open_object
-from imageopsd.backends.local.sources.http import open_http
 from imageopsd.backends.local.sources.network import NetworkPolicy
 from imageopsd.backends.local.sources.source import Source, not_allowed, not_found
 from imageopsd.backends.local.spool import Spool
@@ -35,6 +34,8 @@ async def open_source(url: str, options: Options, data_dir: Path, spool: Spool) 
         with open_allowed_file(url, options.allow_files, data_dir) as source:
             yield source
     elif scheme in ("http", "https"):
+        from imageopsd.backends.local.sources.http import open_http  # aiohttp, which no command need wait for
+
         async with open_http(url, NetworkPolicy(options.allow_networks), options, spool) as source:
             yield source
     else:

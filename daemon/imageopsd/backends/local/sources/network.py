@@ -14,8 +14,10 @@ import errno
 import socket
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from typing import TYPE_CHECKING
 
-from aiohttp.connector import AddrInfoType
+if TYPE_CHECKING:
+    from aiohttp.connector import AddrInfoType
 
 _GLOBAL_UNICAST = ip_network("2000::/3")
 _NAT64 = ip_network("64:ff9b::/96")
@@ -52,7 +54,7 @@ class NetworkPolicy:
         ip = _unwrapped(ip_address(address.partition("%")[0]))
         return any(ip in network for network in self._allowed) or _is_public(ip)
 
-    def socket(self, address: AddrInfoType) -> socket.socket:
+    def socket(self, address: "AddrInfoType") -> socket.socket:
         """For aiohttp's `socket_factory`: a socket that will be connected to just this address.
         Raises AddressRefused; aiohttp then tries the host's next address."""
         family, kind, protocol, _, where = address
