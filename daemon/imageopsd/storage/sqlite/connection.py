@@ -41,6 +41,9 @@ BATCH = 512
 """Most functions in one transaction: bounds how long the first of them waits for its commit."""
 
 
+REFUSALS = (ImageOpsError, ValueError, sqlite3.IntegrityError)
+"""What a function says by raising: its own work is undone, and nobody else's."""
+
 TIDY_PAGES = 256
 """Pages that are given back at a time, a megabyte; more would hold up whoever writes next (getsentry/taskbroker#438)"""
 
@@ -89,7 +92,8 @@ class Writer:
 
     async def run(self, function: Callable[[Transaction], T]) -> T:
         """Runs `function` in a transaction and returns its result after the fsync. If it raises, its changes are
-        gone and its error comes here. A caller that is cancelled goes at once; the row is written all the same."""
+        gone and its error comes here. It may be run twice, when another of its transaction raises: what it does besides
+        must bear that. A caller that is cancelled goes at once; the row is written all the same."""
         future: asyncio.Future[T] = self._loop.create_future()
         self._inbox.put(_Work(function, future))
         return await future
@@ -133,23 +137,19 @@ class Writer:
                     self._connection.executescript(f"PRAGMA incremental_vacuum({TIDY_PAGES})")
 
     def _commit(self, batch: list[_Work[Any]]) -> None:
-        """All of `batch` in one transaction; an item that raises is undone alone."""
+        """All of `batch` in one transaction. An item that raises is undone alone; as few do, savepoints are set only
+        when one has, and all is done again: they would be a third of all statements."""
         try:
             if self._broken is not None:
                 raise self._broken
-            transaction = Transaction(self._connection)
             execute = self._connection.execute
             execute("BEGIN IMMEDIATE")
-            for item in batch:
-                counted = transaction.tally.copy()
-                execute("SAVEPOINT item")
-                try:
-                    item.result = item.function(transaction)
-                except (ImageOpsError, ValueError, sqlite3.IntegrityError) as error:
-                    item.error = error
-                    transaction.tally = counted
-                    execute("ROLLBACK TO item")
-                execute("RELEASE item")
+            try:
+                transaction = self._together(batch)
+            except REFUSALS:
+                execute("ROLLBACK")
+                execute("BEGIN IMMEDIATE")
+                transaction = self._one_by_one(batch)
             transaction.write_tally()
             crash_point(f"{self._name}.commit.before")
             execute("COMMIT")
@@ -158,6 +158,27 @@ class Writer:
             failure = self._failed(error)
             for item in batch:
                 item.error = failure
+
+    def _together(self, batch: list[_Work[Any]]) -> Transaction:
+        transaction = Transaction(self._connection)
+        for item in batch:
+            item.result = item.function(transaction)
+        return transaction
+
+    def _one_by_one(self, batch: list[_Work[Any]]) -> Transaction:
+        transaction = Transaction(self._connection)
+        execute = self._connection.execute
+        for item in batch:
+            counted = transaction.tally.copy()
+            execute("SAVEPOINT item")
+            try:
+                item.result = item.function(transaction)
+            except REFUSALS as error:
+                item.error = error
+                transaction.tally = counted
+                execute("ROLLBACK TO item")
+            execute("RELEASE item")
+        return transaction
 
     def _failed(self, error: BaseException) -> BaseException:
         """What the waiters are told after the whole transaction failed."""

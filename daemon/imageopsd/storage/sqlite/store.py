@@ -101,40 +101,42 @@ class SqliteStore(Catalogue, Inventory):
                     )
             if reserve:
                 put_resource(tx, project, reserve)
-            done = operation.status is Status.DONE
-            before = None if done else tx.execute(_LAST_IN_LANE, (lane,)).fetchone()
-            made = replace(operation, status_message=_waiting_for(before[0])) if before else operation
+            number, done, made = int(operation.id), operation.status is Status.DONE, operation
             tx.execute(
                 "INSERT INTO operations (id, project, request_id, fingerprint, done, failed, record, request)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (
-                    int(made.id),
+                    number,
                     project,
                     request.request_id,
                     fingerprint,
                     done,
-                    made.error is not None,
-                    text_of(made),
+                    operation.error is not None,
+                    text_of(operation),
                     text_of(request),
                 ),
             )
             if done:
-                tx.tally["failed" if made.error else "succeeded"] += 1
+                tx.tally["failed" if operation.error else "succeeded"] += 1
             else:
-                due = request.due(made.insert_time)
-                tx.execute(
+                due = request.due(operation.insert_time)
+                (first,) = tx.execute(
                     "INSERT INTO tasks (operation_id, project, lane, runnable, not_before, makes, rank, deadline)"
-                    " VALUES (?, ?, ?, ?, 0, ?, ?, ?)",
+                    " VALUES (?1, ?2, ?3, NOT EXISTS (SELECT 1 FROM tasks WHERE lane = ?3), 0, ?4, ?5, ?6)"
+                    " RETURNING runnable",
                     (
-                        int(made.id),
+                        number,
                         project,
                         lane,
-                        before is None,
                         request.undoable,
-                        milliseconds(request.rank(made.insert_time)),
+                        milliseconds(request.rank(operation.insert_time)),
                         due and milliseconds(due),
                     ),
-                )
+                ).fetchone()
+                if not first:
+                    (before,) = tx.execute(_LAST_IN_LANE, (lane, number)).fetchone()
+                    made = replace(operation, status_message=_waiting_for(before))
+                    _write_record(tx, made)
                 tx.tally["pending"] += 1
                 ledger.admit(tx, self.quotas, project, made, reserve)
             return Acceptance(made, created=True)
@@ -227,7 +229,8 @@ class SqliteStore(Catalogue, Inventory):
         def end(tx: Transaction) -> None:
             (lane,) = _hold(tx, "DELETE FROM tasks WHERE operation_id = ? AND token = ? RETURNING lane", (), claim)
             tx.tally["running"] -= 1
-            _end(tx, operation, lane, change)
+            _end(tx, operation, change)
+            _close_ranks(tx, lane, int(operation.id))
 
         await self._writer.run(end)
 
@@ -260,7 +263,8 @@ class SqliteStore(Catalogue, Inventory):
             tx.execute("DELETE FROM tasks WHERE operation_id = ?", (number,))
             tx.tally[before.status.lower()] -= 1
             ended = end(before)
-            _end(tx, ended, lane, undone(request, decode_resource(target[0]) if target else None))
+            _end(tx, ended, undone(request, decode_resource(target[0]) if target else None))
+            _close_ranks(tx, lane, number)
             return Cancellation(ended, where, ended=True)
 
         return await self._writer.run(stop)
@@ -379,7 +383,7 @@ class SqliteStore(Catalogue, Inventory):
 
 # ------------------------------------------------------------------------------------------------ statements
 
-_LAST_IN_LANE = "SELECT max(operation_id) FROM tasks WHERE lane = ? HAVING max(operation_id) IS NOT NULL"
+_LAST_IN_LANE = "SELECT max(operation_id) FROM tasks WHERE lane = ? AND operation_id < ?"
 _BY_REQUEST = "SELECT record, fingerprint FROM operations WHERE project = ? AND request_id = ?"
 
 
@@ -452,14 +456,13 @@ def _hold(tx: Transaction, statement: str, values: tuple[object, ...], claim: Cl
     return row
 
 
-def _end(tx: Transaction, operation: Operation, lane: str, change: CatalogueChange) -> None:
-    """Records the end of an operation whose task is gone from its lane."""
+def _end(tx: Transaction, operation: Operation, change: CatalogueChange) -> None:
+    """Records the end of an operation whose task is gone."""
     number = int(operation.id)
     failed = operation.error is not None
     tx.execute(
         "UPDATE operations SET record = ?, done = 1, failed = ? WHERE id = ?", (text_of(operation), failed, number)
     )
-    _close_ranks(tx, lane, number)
     match change:
         case Publish(resource, stored_bytes):
             replace_resource(tx, resource, stored_bytes)
@@ -476,9 +479,7 @@ def _close_ranks(tx: Transaction, lane: str, number: int) -> None:
     ).fetchone()
     if behind is None:
         return
-    (ahead,) = tx.execute(
-        "SELECT max(operation_id) FROM tasks WHERE lane = ? AND operation_id < ?", (lane, number)
-    ).fetchone()
+    (ahead,) = tx.execute(_LAST_IN_LANE, (lane, number)).fetchone()
     if ahead is None:
         tx.execute("UPDATE tasks SET runnable = 1 WHERE operation_id = ?", behind)
         tx.execute("UPDATE operations SET record = json_remove(record, '$.statusMessage') WHERE id = ?", behind)
