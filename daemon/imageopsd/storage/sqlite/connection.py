@@ -1,7 +1,7 @@
 """One SQLite file: how it is opened and migrated, its one writer, its readers.
 
 The writer is a thread that owns its connection and runs whole transactions as functions. Whatever queued up
-while the last fsync ran goes into the next transaction, one savepoint each (group commit), then all waiters are
+while the last fsync ran goes into the next transaction (group commit), where each can fail alone, then all waiters are
 woken at once. aiosqlite cannot do this: a coroutine that is cancelled between BEGIN and COMMIT leaves the
 transaction open, and two coroutines on one connection share a transaction without knowing
 (aiosqlite#241, #290; `daemon/decisions/0001-one-writer.md`). Reading through it is safe.

@@ -387,7 +387,7 @@ _LAST_IN_LANE = "SELECT max(operation_id) FROM tasks WHERE lane = ? AND operatio
 _BY_REQUEST = "SELECT record, fingerprint FROM operations WHERE project = ? AND request_id = ?"
 
 
-_CLAIMED = (
+CLAIMED = (
     "SELECT o.project, o.record, o.request, r.record FROM operations o"
     " LEFT JOIN resources r ON r.id = o.record ->> '$.targetId' WHERE o.id = ?"
 )
@@ -403,7 +403,7 @@ def _begun(
     cancel: str | None,
 ) -> Claim:
     """The claim on an operation whose task was just taken; its record is still to be written."""
-    project, record, request, target = tx.execute(_CLAIMED, (operation_id,)).fetchone()
+    project, record, request, target = tx.execute(CLAIMED, (operation_id,)).fetchone()
     before = _decode_operation(record)
     if before.status is Status.PENDING:
         tx.tally["pending"] -= 1
