@@ -33,7 +33,7 @@ class Figure(NamedTuple):
     @classmethod
     def size(cls, what: str, ours: float, against: str, theirs: float) -> "Figure":
         """Bytes; smaller is better."""
-        return cls(what, f"{ours / MIB:.0f} MiB", against, f"{theirs / 1024**2:.0f} MiB", ours / theirs)
+        return cls(what, f"{ours / MIB:.0f} MiB", against, f"{theirs / MIB:.0f} MiB", ours / theirs)
 
 
 def quantile(seconds: Sequence[float], share: float) -> float:

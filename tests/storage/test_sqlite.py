@@ -6,6 +6,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import closing
 from datetime import timedelta
@@ -19,6 +20,7 @@ from imageopsd.model.errors import AlreadyExists, StoreBusy, StoreError, StoreFu
 from imageopsd.model.events import Succeeded
 from imageopsd.model.lifecycle import apply
 from imageopsd.storage.sqlite import connection, turns
+from imageopsd.storage.sqlite.claims import CLAIMED
 from imageopsd.storage.sqlite.connection import Transaction, Writer, migrate
 from imageopsd.storage.sqlite.doorbell import Doorbell, ringing
 from imageopsd.storage.sqlite.queue import SqliteQueue
@@ -150,6 +152,46 @@ async def test_what_comes_together_is_one_transaction_and_a_failure_is_undone_al
     await writer.close()
 
 
+async def test_what_is_done_again_because_another_raised_is_done_once(tmp_path: Path) -> None:
+    migrate(tmp_path / "state.db", "state")
+    writer = Writer(tmp_path / "state.db")
+    runs: list[str] = []
+
+    both_wait = threading.Event()
+
+    def hold(tx: Transaction) -> None:
+        both_wait.wait(60)
+
+    def good(tx: Transaction) -> int:
+        runs.append("good")
+        tx.tally["pending"] += 1
+        return tx.execute("INSERT INTO boots (id, pid, started) VALUES ('a', 0, 0)").rowcount
+
+    def bad(tx: Transaction) -> None:
+        tx.execute("INSERT INTO boots (id, pid, started) VALUES ('b', 0, 0)")
+        raise AlreadyExists("b")
+
+    async def refused() -> None:
+        with pytest.raises(AlreadyExists):
+            await writer.run(bad)
+
+    async with anyio.create_task_group() as together:
+        together.start_soon(writer.run, hold)
+        together.start_soon(writer.run, good)
+        together.start_soon(refused)
+        await anyio.wait_all_tasks_blocked()
+        both_wait.set()
+    assert runs == ["good", "good"]
+    boots, pending = await writer.run(
+        lambda tx: (
+            tx.execute("SELECT group_concat(id) FROM boots").fetchone(),
+            tx.execute("SELECT value FROM totals WHERE name = 'pending'").fetchone(),
+        )
+    )
+    assert (boots, pending) == (("a",), (1,))
+    await writer.close()
+
+
 async def test_a_cancelled_caller_does_not_tear_a_transaction(tmp_path: Path) -> None:
     async with SqliteStore(OPTIONS, tmp_path) as store:
         with anyio.CancelScope() as scope:
@@ -232,6 +274,13 @@ async def test_every_boot_is_on_record_with_its_end(tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------- query plans
+
+
+def test_a_claim_finds_its_record_and_its_target_by_their_ids(tmp_path: Path) -> None:
+    migrate(tmp_path / "state.db", "state")
+    with closing(sqlite3.connect(tmp_path / "state.db")) as database:
+        plan = [row[3] for row in database.execute(f"EXPLAIN QUERY PLAN {CLAIMED}", (1,))]
+    assert [step.split(" (")[0] for step in plan] == [f"SEARCH {table} USING INTEGER PRIMARY KEY" for table in "or"]
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ class Claims(Records):
     async def save(self, claim: Claim, operation: Operation) -> None:
         def update(tx: Transaction) -> None:
             _hold(tx, "UPDATE tasks SET token = token WHERE operation_id = ? AND token = ?", (), claim)
-            _write_record(tx, operation)
+            write_record(tx, operation)
 
         await self._writer.run(update)
 
@@ -94,7 +94,7 @@ class Claims(Records):
                 (milliseconds(until),),
                 claim,
             )
-            _write_record(tx, operation)
+            write_record(tx, operation)
 
         await self._writer.run(put_back)
 
@@ -107,7 +107,7 @@ class Claims(Records):
                 (milliseconds(until) if until else 0,),
                 claim,
             )
-            _write_record(tx, operation)
+            write_record(tx, operation)
 
         await self._writer.run(put_back)
 
@@ -115,7 +115,8 @@ class Claims(Records):
         def end(tx: Transaction) -> None:
             (lane,) = _hold(tx, "DELETE FROM tasks WHERE operation_id = ? AND token = ? RETURNING lane", (), claim)
             tx.tally["running"] -= 1
-            _end(tx, operation, lane, change)
+            _end(tx, operation, change)
+            _close_ranks(tx, lane, int(operation.id))
 
         await self._writer.run(end)
 
@@ -148,7 +149,8 @@ class Claims(Records):
             tx.execute("DELETE FROM tasks WHERE operation_id = ?", (number,))
             tx.tally[before.status.lower()] -= 1
             ended = end(before)
-            _end(tx, ended, lane, undone(request, decode_resource(target[0]) if target else None))
+            _end(tx, ended, undone(request, decode_resource(target[0]) if target else None))
+            _close_ranks(tx, lane, number)
             return Cancellation(ended, where, ended=True)
 
         return await self._writer.run(stop)
@@ -184,7 +186,8 @@ class Claims(Records):
 
 # ---------------------------------------------------------------------------------------------------- statements
 
-_CLAIMED = (
+LAST_IN_LANE = "SELECT max(operation_id) FROM tasks WHERE lane = ? AND operation_id < ?"
+CLAIMED = (
     "SELECT o.project, o.record, o.request, r.record FROM operations o"
     " LEFT JOIN resources r ON r.id = o.record ->> '$.targetId' WHERE o.id = ?"
 )
@@ -201,7 +204,7 @@ def _begun(
     keys: str | None,
 ) -> Claim:
     """The claim on an operation whose task was just taken; its record is still to be written."""
-    project, record, request, target = tx.execute(_CLAIMED, (operation_id,)).fetchone()
+    project, record, request, target = tx.execute(CLAIMED, (operation_id,)).fetchone()
     before = decode_operation(record)
     if before.status is Status.PENDING:
         tx.tally["pending"] -= 1
@@ -227,14 +230,13 @@ def _hold(tx: Transaction, statement: str, values: tuple[object, ...], claim: Cl
     return row
 
 
-def _end(tx: Transaction, operation: Operation, lane: str, change: CatalogueChange) -> None:
-    """Records the end of an operation whose task is gone from its lane."""
+def _end(tx: Transaction, operation: Operation, change: CatalogueChange) -> None:
+    """Records the end of an operation whose task is gone."""
     number = int(operation.id)
     failed = operation.error is not None
     tx.execute(
         "UPDATE operations SET record = ?, done = 1, failed = ? WHERE id = ?", (text_of(operation), failed, number)
     )
-    _close_ranks(tx, lane, number)
     match change:
         case Publish(resource, stored_bytes):
             replace_resource(tx, resource, stored_bytes)
@@ -251,9 +253,7 @@ def _close_ranks(tx: Transaction, lane: str, number: int) -> None:
     ).fetchone()
     if behind is None:
         return
-    (ahead,) = tx.execute(
-        "SELECT max(operation_id) FROM tasks WHERE lane = ? AND operation_id < ?", (lane, number)
-    ).fetchone()
+    (ahead,) = tx.execute(LAST_IN_LANE, (lane, number)).fetchone()
     if ahead is None:
         tx.execute("UPDATE tasks SET runnable = 1 WHERE operation_id = ?", behind)
         tx.execute("UPDATE operations SET record = json_remove(record, '$.statusMessage') WHERE id = ?", behind)
@@ -268,7 +268,7 @@ def waiting_for(number: int) -> str:
     return f"Waiting for '{operation_name(number)}', which is about the same and came first"
 
 
-def _write_record(tx: Transaction, operation: Operation) -> None:
+def write_record(tx: Transaction, operation: Operation) -> None:
     tx.execute("UPDATE operations SET record = ? WHERE id = ?", (text_of(operation), int(operation.id)))
 
 

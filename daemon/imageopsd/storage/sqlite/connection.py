@@ -1,7 +1,7 @@
 """One SQLite file: how it is opened and migrated, its one writer, its readers.
 
 The writer is a thread that owns its connection and runs whole transactions as functions. Whatever queued up
-while the last fsync ran goes into the next transaction, one savepoint each (group commit), then all waiters are
+while the last fsync ran goes into the next transaction (group commit), where each can fail alone, then all waiters are
 woken at once. aiosqlite cannot do this: a coroutine that is cancelled between BEGIN and COMMIT leaves the
 transaction open, and two coroutines on one connection share a transaction without knowing
 (aiosqlite#241, #290; `daemon/decisions/0001-one-writer.md`). Reading through it is safe.
@@ -40,6 +40,9 @@ https://www.sqlite.org/rescode.html#ioerr_fsync, https://lwn.net/Articles/752063
 BATCH = 512
 """Most functions in one transaction: bounds how long the first of them waits for its commit."""
 
+
+REFUSALS = (ImageOpsError, ValueError, sqlite3.IntegrityError)
+"""What a function says by raising: its own work is undone, and nobody else's."""
 
 TIDY_PAGES = 256
 """Pages that are given back at a time, a megabyte; more would hold up whoever writes next (getsentry/taskbroker#438)"""
@@ -89,7 +92,8 @@ class Writer:
 
     async def run(self, function: Callable[[Transaction], T]) -> T:
         """Runs `function` in a transaction and returns its result after the fsync. If it raises, its changes are
-        gone and its error comes here. A caller that is cancelled goes at once; the row is written all the same."""
+        gone and its error comes here. It may be run twice, when another of its transaction raises: what it does besides
+        must bear that. A caller that is cancelled goes at once; the row is written all the same."""
         future: asyncio.Future[T] = self._loop.create_future()
         self._inbox.put(_Work(function, future))
         return await future
@@ -133,23 +137,19 @@ class Writer:
                     self._connection.executescript(f"PRAGMA incremental_vacuum({TIDY_PAGES})")
 
     def _commit(self, batch: list[_Work[Any]]) -> None:
-        """All of `batch` in one transaction; an item that raises is undone alone."""
+        """All of `batch` in one transaction. An item that raises is undone alone; as few do, savepoints are set only
+        when one has, and all is done again: they would be a third of all statements."""
         try:
             if self._broken is not None:
                 raise self._broken
-            transaction = Transaction(self._connection)
             execute = self._connection.execute
             execute("BEGIN IMMEDIATE")
-            for item in batch:
-                counted = transaction.tally.copy()
-                execute("SAVEPOINT item")
-                try:
-                    item.result = item.function(transaction)
-                except (ImageOpsError, ValueError, sqlite3.IntegrityError) as error:
-                    item.error = error
-                    transaction.tally = counted
-                    execute("ROLLBACK TO item")
-                execute("RELEASE item")
+            try:
+                transaction = self._together(batch)
+            except REFUSALS:
+                execute("ROLLBACK")
+                execute("BEGIN IMMEDIATE")
+                transaction = self._one_by_one(batch)
             transaction.write_tally()
             crash_point(f"{self._name}.commit.before")
             execute("COMMIT")
@@ -158,6 +158,27 @@ class Writer:
             failure = self._failed(error)
             for item in batch:
                 item.error = failure
+
+    def _together(self, batch: list[_Work[Any]]) -> Transaction:
+        transaction = Transaction(self._connection)
+        for item in batch:
+            item.result = item.function(transaction)
+        return transaction
+
+    def _one_by_one(self, batch: list[_Work[Any]]) -> Transaction:
+        transaction = Transaction(self._connection)
+        execute = self._connection.execute
+        for item in batch:
+            counted = transaction.tally.copy()
+            execute("SAVEPOINT item")
+            try:
+                item.result = item.function(transaction)
+            except REFUSALS as error:
+                item.error = error
+                transaction.tally = counted
+                execute("ROLLBACK TO item")
+            execute("RELEASE item")
+        return transaction
 
     def _failed(self, error: BaseException) -> BaseException:
         """What the waiters are told after the whole transaction failed."""

@@ -28,7 +28,7 @@ from imageopsd.storage.sqlite.catalogue import (
     put_resource,
     text_of,
 )
-from imageopsd.storage.sqlite.claims import Claims, free, waiting_for
+from imageopsd.storage.sqlite.claims import LAST_IN_LANE, Claims, free, waiting_for, write_record
 from imageopsd.storage.sqlite.connection import Readers, Transaction, Writer, migrate, milliseconds
 from imageopsd.storage.sqlite.inventory import Inventory
 from imageopsd.storage.sqlite.records import decode_operation
@@ -91,41 +91,43 @@ class SqliteStore(Claims, Catalogue, Inventory):
                     )
             if reserve:
                 put_resource(tx, project, reserve)
-            done = operation.status is Status.DONE
-            before = None if done else tx.execute(_LAST_IN_LANE, (lane,)).fetchone()
-            made = replace(operation, status_message=waiting_for(before[0])) if before else operation
+            number, done, made = int(operation.id), operation.status is Status.DONE, operation
             tx.execute(
                 "INSERT INTO operations (id, project, request_id, fingerprint, done, failed, record, request)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (
-                    int(made.id),
+                    number,
                     project,
                     request.request_id,
                     fingerprint,
                     done,
-                    made.error is not None,
-                    text_of(made),
+                    operation.error is not None,
+                    text_of(operation),
                     text_of(replace(request, keys=None)),  # which last no longer than the task
                 ),
             )
             if done:
-                tx.tally["failed" if made.error else "succeeded"] += 1
+                tx.tally["failed" if operation.error else "succeeded"] += 1
             else:
-                due = request.due(made.insert_time)
-                tx.execute(
+                due = request.due(operation.insert_time)
+                (first,) = tx.execute(
                     "INSERT INTO tasks (operation_id, project, lane, runnable, not_before, makes, rank, deadline, keys)"
-                    " VALUES (?, ?, ?, ?, 0, ?, ?, ?, ?)",
+                    " VALUES (?1, ?2, ?3, NOT EXISTS (SELECT 1 FROM tasks WHERE lane = ?3), 0, ?4, ?5, ?6, ?7)"
+                    " RETURNING runnable",
                     (
-                        int(made.id),
+                        number,
                         project,
                         lane,
-                        before is None,
                         request.undoable,
-                        milliseconds(request.rank(made.insert_time)),
+                        milliseconds(request.rank(operation.insert_time)),
                         due and milliseconds(due),
                         request.keys,
                     ),
-                )
+                ).fetchone()
+                if not first:
+                    (before,) = tx.execute(LAST_IN_LANE, (lane, number)).fetchone()
+                    made = replace(operation, status_message=waiting_for(before))
+                    write_record(tx, made)
                 tx.tally["pending"] += 1
                 ledger.admit(tx, self.quotas, project, made, reserve)
             return Acceptance(made, created=True)
@@ -186,7 +188,6 @@ class SqliteStore(Claims, Catalogue, Inventory):
 
 # ------------------------------------------------------------------------------------------------ statements
 
-_LAST_IN_LANE = "SELECT max(operation_id) FROM tasks WHERE lane = ? HAVING max(operation_id) IS NOT NULL"
 _BY_REQUEST = "SELECT record, fingerprint FROM operations WHERE project = ? AND request_id = ?"
 
 
