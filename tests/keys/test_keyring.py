@@ -73,8 +73,6 @@ def test_a_key_in_clear_cannot_be_written(ring: Keyring) -> None:
     with pytest.raises(NotImplementedError):
         encoded(request)
     assert repr(Secret("hush")) == "Secret(…)"
-        request.image.image_encryption_key.raw_key if request.image.image_encryption_key else None
-    )
     assert base64.b64encode(KEY).decode() not in repr(request)
 
 

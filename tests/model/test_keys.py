@@ -124,6 +124,7 @@ def placed(form: str) -> dict[str, bytes]:
         "UTF-16, cut off": json.dumps(jobs["in its place"]).encode("utf-16-le")[:-4],
         "YAML": b"method: images.insert\nbody:\n  imageEncryptionKey:\n    rawKey: " + form.encode(),
         "not UTF-8": b"\xff" + good,
+        "of bytes": b"\xff" + KEY,
     }
 
 
