@@ -30,15 +30,21 @@ def without_keys(body: bytes) -> bytes | None:
     try:
         value = reader.cleaned("", json.loads(body, object_pairs_hook=reader.members))
     except (ValueError, RecursionError):
-        # UTF-16 has a NUL beside each letter
-        text = body.replace(b"\0", b"").decode("latin-1")
-        return _note(len(body)) if _SUSPICIOUS.search(text) else None
+        return None if _is_harmless_text(body) else _note(len(body))
     return json.dumps(value, ensure_ascii=False).encode(errors="replace") if reader.changed else None
 
 
 def without_key(text: str) -> str:
     """A text that an error repeats, without a key in it."""
     return REMOVED if _is_key(text) else _INSIDE.sub(lambda found: REMOVED if _is_random(found[0]) else found[0], text)
+
+
+def _is_harmless_text(body: bytes) -> bool:
+    try:
+        text = body.decode()
+    except UnicodeDecodeError:  # a key has such bytes, and so has UTF-16
+        return False
+    return all(c.isprintable() or c in "\t\r\n" for c in text) and not _SUSPICIOUS.search(text)
 
 
 def _note(size: int) -> bytes:

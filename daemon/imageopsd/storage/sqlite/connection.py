@@ -87,6 +87,7 @@ class Writer:
         self._loop = asyncio.get_running_loop()
         self._broken: StoreError | None = None
         self._untidy = threading.Event()
+        self._unclean = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"writer {path.name}", daemon=True)
         self._thread.start()
 
@@ -102,6 +103,12 @@ class Writer:
         """Gives up to TIDY_PAGES free pages back to the file system."""
         self._untidy.set()
         with suppress(StoreUnavailable):  # nothing is lost by doing it another time
+            await self.run(lambda tx: None)
+
+    async def erase(self) -> None:
+        """Empties the write-ahead log, which has what was deleted, as far as nobody reads from it at this moment."""
+        self._unclean.set()
+        with suppress(StoreUnavailable):  # it is emptied with the next close at the latest
             await self.run(lambda tx: None)
 
     async def close(self, *, checkpoint: bool = True) -> None:
@@ -130,6 +137,10 @@ class Writer:
                 if self._observe is not None:
                     self._observe(perf_counter() - began)
                 self._loop.call_soon_threadsafe(_deliver, work)
+            if self._unclean.is_set():
+                self._unclean.clear()
+                with suppress(sqlite3.Error):
+                    self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             if self._untidy.is_set():
                 self._untidy.clear()
                 with suppress(sqlite3.Error):  # nothing was promised; what is wrong will show at the next write

@@ -87,6 +87,8 @@ class SqliteQueue:
 
     async def bury(self, receipt: Receipt, reason: str, now: datetime, body: bytes | None = None) -> None:
         def move(tx: Transaction) -> None:
+            if body is not None:  # it had a key in clear: its pages are overwritten, too, if they become free
+                tx.execute("PRAGMA secure_delete = ON")
             moved = tx.execute(
                 "INSERT INTO dead_letters (receipt, id, submitted, refused, reason, body)"
                 " SELECT receipt, id, submitted, ?, ?, coalesce(?, body) FROM jobs WHERE receipt = ?",
@@ -97,6 +99,8 @@ class SqliteQueue:
             tx.tally["dead"] += moved.rowcount
 
         await self._writer.run(move)
+        if body is not None:
+            await self._writer.erase()
 
     async def depth(self) -> QueueDepth:
         ((waiting, dead, oldest),) = await self._readers.fetch(
