@@ -35,7 +35,7 @@ class Scrape:
         self._guards = guards
         self._data_dir = data_dir
         self._clock = clock
-        self._looks = anyio.CapacityLimiter(1)  # a disk that does not answer holds one thread, not one for each scrape
+        self._looking = False
 
     async def refresh(self) -> None:
         self._from_memory()
@@ -59,11 +59,18 @@ class Scrape:
 
     async def _from_disk(self) -> None:
         """A thread looks; how long its answer lies there before the event loop takes it up is the loop's lag."""
+        if self._looking:  # a disk that does not answer holds one thread, not one for each scrape
+            return
         try:
-            space, answered = await anyio.to_thread.run_sync(
-                lambda: (os.statvfs(self._data_dir), time.monotonic()), abandon_on_cancel=True, limiter=self._looks
-            )
+            space, answered = await anyio.to_thread.run_sync(self._look, abandon_on_cancel=True)
         except OSError:  # the rest of a scrape is worth having all the more
             return
         self._metrics.lag.observe(time.monotonic() - answered)
         self._metrics.vitals.set_space(space.f_bavail * space.f_frsize, space.f_blocks * space.f_frsize)
+
+    def _look(self) -> tuple[os.statvfs_result, float]:
+        self._looking = True
+        try:
+            return os.statvfs(self._data_dir), time.monotonic()
+        finally:
+            self._looking = False
