@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test check format bench chaos screenshot clean
+.PHONY: help demo test check format bench chaos screenshot metrics clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -34,6 +34,9 @@ chaos: .venv/tests ## kill the daemon some hundred times under load and count wh
 
 screenshot: .venv/tests ## take the README's picture of the live page again
 	$(BIN)/python -m tests.acceptance.screenshot daemon/docs/live-page.png
+
+metrics: .venv/tests ## write the metric reference, daemon/METRICS.md, again
+	$(BIN)/python -m tests.telemetry.metric_reference
 
 clean: ## remove what these commands made
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis daemon/*.egg-info

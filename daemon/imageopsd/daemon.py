@@ -19,6 +19,7 @@ from imageopsd.api.access import Access, issue
 from imageopsd.api.compute import ComputeApi
 from imageopsd.api.listening import CannotListen, Guards, listening
 from imageopsd.api.live import Live
+from imageopsd.api.scrape import Scrape
 from imageopsd.api.status import StatusApi
 from imageopsd.config import Settings
 from imageopsd.engine.bus import EventBus
@@ -175,7 +176,8 @@ class Daemon:
             doors = self._doors(machine.ops, store, queue, guards, passed, access, live, data_dir)
             address = await stack.enter_async_context(doors)
             log.info("ready", address=address, data_dir=str(data_dir), backend=settings.backend, recovered=recovered)
-            watch = Watch(machine.pulses, self._watchdog / 3 if self._watchdog else LOOK_INTERVAL, self._looked)
+            interval = self._watchdog / 3 if self._watchdog else LOOK_INTERVAL
+            watch = Watch(machine.pulses, interval, self._looked, self._metrics.lag.observe)
             beside = [live.run, watch.run, status.run]
             if self._exit_when_idle is not None:
                 beside.append(lambda: self._stop_when_idle(queue))
@@ -209,16 +211,9 @@ class Daemon:
         data_dir: Path,
     ) -> AsyncIterator[str]:
         """Yields the base URL of the TCP listener. The doors outlive the drain: records can be read to the end."""
-
-        async def refresh() -> None:
-            depth = await queue.depth()
-            age = clock().timestamp() - depth.oldest.timestamp() if depth.oldest else 0.0
-            self._metrics.set_depths(depth.waiting, depth.dead, max(age, 0.0), self._board.pending)
-            if store.quotas:
-                self._metrics.set_quota_use(store.quotas.fullest(await store.usage(None, clock())))
-
+        scrape = Scrape(self._board, self._metrics, store, queue, guards, data_dir, clock)
         routes = [
-            StatusApi(self._board, self._metrics, refresh).routes(),
+            StatusApi(self._board, self._metrics, scrape.refresh).routes(),
             live.routes(),
             ComputeApi(ops, access).routes(),
         ]

@@ -24,7 +24,7 @@ def promtool(*arguments: str | Path, stdin: str = "") -> str:
     """What promtool says that must be content."""
     need(shutil.which("promtool"), "promtool is not installed")
     done = subprocess.run(
-        ["promtool", *map(str, arguments)], input=stdin, capture_output=True, text=True, timeout=60, check=False
+        ["promtool", *map(str, arguments)], input=stdin, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr

@@ -70,7 +70,7 @@ def caller(request: web.Request) -> Caller:
 class TokensFile:
     """The tokens in a file, read again when it has become another one: no signal, no task, no restart. `now` counts
     seconds. A withdrawn token still works for CHECK_INTERVAL. A file that has become bad, or is gone, changes nothing
-    but the log: replace it by a rename, and withdraw a token by leaving it out.
+    but the log and `refused`: replace it by a rename, and withdraw a token by leaving it out.
 
     The look costs one stat(2) a second and reading a changed file some milliseconds, both on the event loop: keep the
     file on a local file system. Raises TokensInvalid if the file is bad from the start.
@@ -81,6 +81,7 @@ class TokensFile:
         self._now = now
         self._issued: tuple[Token, ...] = ()
         self._look_again = now() + CHECK_INTERVAL
+        self.refused = False
         self._seen = look(path)
         self._tokens = self._read()
 
@@ -108,8 +109,10 @@ class TokensFile:
         try:
             self._tokens = self._read()
         except TokensInvalid as error:
+            self.refused = True
             log.error("tokens file refused", tokens_file=str(self._path), problems=error.problems, kept="old tokens")
         else:
+            self.refused = False
             log.info("tokens file read", tokens_file=str(self._path), tokens=len(self._tokens))
 
     def _read(self) -> tuple[Token, ...]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import structlog
 
+from imageopsd.api.expiry import earliest_end
 from imageopsd.api.files import CHECK_INTERVAL, Seen, look
 
 log = structlog.stdlib.get_logger(__name__)
@@ -32,7 +33,9 @@ class CertificatesInvalid(Exception):
 class Certificates:
     """`context` is for the listener. With `client_ca` (PEM) only clients with a certificate that it signed finish a
     handshake, by TLS 1.3 and without resumption: a session ticket would outlive the certificate authority it came by.
-    `now` counts seconds. Raises CertificatesInvalid if the files are bad from the start."""
+    `ends` tells when the certificates in use run out, by option, as seconds since 1970; `refused`, that the files have
+    become bad and older ones are in use. `now` counts seconds. Raises CertificatesInvalid if the files are bad from the
+    start."""
 
     def __init__(self, certificate: Path, private_key: Path, client_ca: Path | None, now: Callable[[], float]) -> None:
         self._certificate = certificate
@@ -40,6 +43,7 @@ class Certificates:
         self._client_ca = client_ca
         self._now = now
         self._look_again = now() + CHECK_INTERVAL
+        self.refused = False
         self._seen = self._look()
         self._current = self.context = self._read()
         self.context.sni_callback = self._choose  # called for every handshake, with or without a name
@@ -59,8 +63,10 @@ class Certificates:
         try:
             self._current = self._read()
         except CertificatesInvalid as error:
+            self.refused = True
             log.error("certificates refused", problem=str(error), kept="old certificates")
         else:
+            self.refused = False
             log.info("certificates read", certificate=str(self._certificate))
 
     def _look(self) -> tuple[Seen, ...]:
@@ -85,6 +91,8 @@ class Certificates:
             _load_certificates(context, "tls_client_ca", self._client_ca)
             context.verify_mode = ssl.CERT_REQUIRED
             context.num_tickets = 0
+        files = {"tls_certificate": self._certificate, "tls_client_ca": self._client_ca}
+        self.ends = {option: earliest_end(file) for option, file in files.items() if file is not None}
         return context
 
 

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 
 from msgspec.structs import replace
 
+from imageopsd.engine.asking import Asking
 from imageopsd.engine.source_keys import image_keys, machine_image_keys
 from imageopsd.model.errors import (
     ConditionNotMet,
@@ -15,6 +16,7 @@ from imageopsd.model.errors import (
     TemporaryFailure,
     Unavailable,
 )
+from imageopsd.model.events import Verb
 from imageopsd.model.image import Image, ImageStatus, deprecated, labelled, patched, published
 from imageopsd.model.keys import Keys
 from imageopsd.model.machine_image import MachineImage, MachineImageStatus, MachineImageTask, asked
@@ -50,11 +52,15 @@ OpenKeys = Callable[[AnyRequest], Keys]
 
 
 class Effects:
-    """One method for the worker; it raises the BackendFailures that the worker decides on."""
+    """One method for the worker; it raises the BackendFailures that the worker decides on. Each call of the backend
+    goes through `ask`."""
 
-    def __init__(self, store: Store, backend: Backend, clock: Callable[[], Time], open_keys: OpenKeys) -> None:
+    def __init__(
+        self, store: Store, backend: Backend, ask: Asking, clock: Callable[[], Time], open_keys: OpenKeys
+    ) -> None:
         self._store = store
         self._backend = backend
+        self._ask = ask
         self._clock = clock
         self._open_keys = open_keys
 
@@ -74,7 +80,7 @@ class Effects:
             case DeleteImage(), Image() as image:
                 await self._store.show(claim, replace(image, status=ImageStatus.DELETING))
                 task = DeleteTask(claim.operation.id, claim.project, int(image.id or 0), str(image.name))
-                await self._backend.delete_image(task, report)
+                await self._ask(Verb.DELETE_IMAGE, self._backend.delete_image(task, report))
                 return Forget(task.id)
             case InsertMachineImage(machine_image=wanted), MachineImage() as machine_image:
                 return await self._insert_machine_image(claim, asked(machine_image, wanted), machine_image, report)
@@ -86,7 +92,7 @@ class Effects:
                     claim.operation.id, claim.project, int(machine_image.id or 0), str(machine_image.name)
                 )
                 await self._store.show(claim, replace(machine_image, status=MachineImageStatus.DELETING))
-                await self._backend.delete_machine_image(task, report)
+                await self._ask(Verb.DELETE_MACHINE_IMAGE, self._backend.delete_machine_image(task, report))
                 return Forget(task.id)
         # an operation before this one in the lane has removed it
         raise _refused(NotFound(resource_path(request.collection, claim.project, request.target)))
@@ -97,10 +103,14 @@ class Effects:
         await self._store.show(claim, replace(reserved, status=MachineImageStatus.UPLOADING))
         keys = machine_image_keys(self._opened(claim), claim.project, wanted)
         task = MachineImageTask(claim.operation.id, claim.project, wanted, keys)
-        facts = await self._backend.insert_machine_image(task, report)
+        facts = await self._ask(Verb.INSERT_MACHINE_IMAGE, self._backend.insert_machine_image(task, report))
         stored_bytes = facts.stored_bytes or 0
         await self._settle(
-            claim, reserved, 0, stored_bytes, lambda made: self._backend.delete_machine_image(made, report)
+            claim,
+            reserved,
+            0,
+            stored_bytes,
+            lambda made: self._ask(Verb.DELETE_MACHINE_IMAGE, self._backend.delete_machine_image(made, report)),
         )
         return Publish(machine_image_published(reserved, facts), stored_bytes)
 
@@ -116,10 +126,14 @@ class Effects:
             checkpoint=claim.checkpoint,
             keys=keys,
         )
-        facts = await self._backend.insert_image(task, report)
+        facts = await self._ask(Verb.INSERT_IMAGE, self._backend.insert_image(task, report))
         stored_bytes = facts.stored_bytes or 0
         await self._settle(
-            claim, image, facts.disk_size_gb, stored_bytes, lambda made: self._backend.delete_image(made, report)
+            claim,
+            image,
+            facts.disk_size_gb,
+            stored_bytes,
+            lambda made: self._ask(Verb.DELETE_IMAGE, self._backend.delete_image(made, report)),
         )
         return Publish(published(image, facts), stored_bytes)
 
@@ -143,7 +157,10 @@ class Effects:
 
     async def _change(self, claim: Claim, before: Image, after: Image, report: Reporter) -> CatalogueChange:
         if after != before:
-            await self._backend.patch_image(PatchTask(claim.operation.id, claim.project, before, after), report)
+            await self._ask(
+                Verb.PATCH_IMAGE,
+                self._backend.patch_image(PatchTask(claim.operation.id, claim.project, before, after), report),
+            )
         return Publish(after)
 
     def _opened(self, claim: Claim) -> Keys:

@@ -1,5 +1,6 @@
 """Whether the loops still get on: what they leave behind as they turn, and who looks at it."""
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -31,12 +32,22 @@ class Pulse:
 
 class Watch:
     """Looks at `pulses` every `interval` seconds and reports the names of those that are in the same turn as at the
-    look before: nobody, if all is well. That it looks at all shows that the event loop turns."""
+    look before: nobody, if all is well. That it looks at all shows that the event loop turns; `late` hears how many
+    seconds after its time it did."""
 
-    def __init__(self, pulses: Mapping[str, Pulse], interval: float, report: Callable[[tuple[str, ...]], None]) -> None:
+    def __init__(
+        self,
+        pulses: Mapping[str, Pulse],
+        interval: float,
+        report: Callable[[tuple[str, ...]], None],
+        late: Callable[[float], None] = lambda seconds: None,
+        ticks: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._pulses = pulses
         self._interval = interval
         self._report = report
+        self._late = late
+        self._ticks = ticks
 
     async def run(self) -> None:
         seen: dict[str, int] = {}
@@ -44,4 +55,6 @@ class Watch:
             turning = {name: pulse.beats for name, pulse in self._pulses.items() if pulse.turning}
             self._report(tuple(name for name, beats in turning.items() if seen.get(name) == beats))
             seen = turning
+            due = self._ticks() + self._interval
             await anyio.sleep(self._interval)
+            self._late(max(self._ticks() - due, 0.0))

@@ -13,7 +13,9 @@ from datetime import datetime, timedelta
 from http import HTTPStatus
 
 import anyio
+from structlog.contextvars import bound_contextvars
 
+from imageopsd.engine.asking import Asking
 from imageopsd.engine.bus import EventBus
 from imageopsd.engine.effects import Effects, OpenKeys, undone
 from imageopsd.engine.gate import Gate
@@ -105,7 +107,7 @@ class Worker:
         ticks: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
-        self._effects = Effects(store, backend, clock, open_keys)
+        self._effects = Effects(store, backend, Asking(bus, ticks), clock, open_keys)
         self._bus = bus
         self._retry = retry
         self._clock = clock
@@ -253,7 +255,9 @@ class Worker:
             self.look()
             await seat.called.wait()
             if seat.run is not None:
-                await self._work(seat.run)
+                # whatever the backend or a library logs meanwhile, in threads too, says on what it worked
+                with bound_contextvars(**_about(seat.run.claim)):
+                    await self._work(seat.run)
 
     # -------------------------------------------------------------------------------------- one operation
 
@@ -385,3 +389,17 @@ class Worker:
                     if run.dirty:
                         together.start_soon(run.flush)
             await anyio.sleep(FLUSH_INTERVAL)
+
+
+def _about(claim: Claim) -> dict[str, object]:
+    """What every line of the log has that is written while the claim is worked on."""
+    operation = claim.operation
+    return {
+        "operation": operation.name,
+        "operation_id": operation.id,
+        "operation_type": operation.operation_type,
+        "client_operation_id": operation.client_operation_id,
+        "project": claim.project,
+        "target": operation.target_link.rpartition("/")[2],
+        "attempt": claim.attempt,
+    }

@@ -119,6 +119,41 @@ class BytesReceived(msgspec.Struct, frozen=True):
     size: int
 
 
+class Verb(StrEnum):
+    """What is asked of a backend."""
+
+    INSERT_IMAGE = "insert_image"
+    PATCH_IMAGE = "patch_image"
+    DELETE_IMAGE = "delete_image"
+    INSERT_MACHINE_IMAGE = "insert_machine_image"
+    DELETE_MACHINE_IMAGE = "delete_machine_image"
+
+
+class Outcome(StrEnum):
+    """How a backend's answer to one call is to be taken."""
+
+    DONE = "done"
+    WAITING = "waiting"
+    """Others come first; nothing was done."""
+    THROTTLED = "throttled"
+    """A failure that may pass, and a wish for how long to wait."""
+    TEMPORARY = "temporary"
+    QUOTA = "quota"
+    PERMANENT = "permanent"
+    CRASHED = "crashed"
+    """An error that no backend may raise."""
+    STOPPED = "stopped"
+    """We did not wait for the end."""
+
+
+class BackendAnswered(msgspec.Struct, frozen=True):
+    """One call of a backend ended after that many seconds."""
+
+    verb: Verb
+    outcome: Outcome
+    seconds: float
+
+
 class LeaseWasLost(msgspec.Struct, frozen=True):
     """A worker found its claim in other hands and let go."""
 
@@ -184,6 +219,7 @@ Happening = (
     Change
     | JobBuried
     | BytesReceived
+    | BackendAnswered
     | LeaseWasLost
     | BackendCrashed
     | JobCrashed

@@ -81,6 +81,11 @@ class Board:
         return len(self._running)
 
     @property
+    def oldest_start(self) -> datetime | None:
+        """When the operation began that has run the longest."""
+        return min((at for _, operation in self._running.values() if (at := operation.start_time)), default=None)
+
+    @property
     def ready(self) -> bool:
         """New work is taken, and there is nothing that keeps it from being done but what people or others decide."""
         return self.phase == "ready" and not self._obstacles.keys() & {Obstacle.STORE, Obstacle.BACKEND}

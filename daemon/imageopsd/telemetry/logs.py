@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from http import HTTPStatus
 from typing import Any
 
 import structlog
@@ -28,49 +29,65 @@ from imageopsd.model.events import (
     StoreTroubled,
     Succeeded,
 )
+from imageopsd.model.faults import Fault, fault_of
+from imageopsd.telemetry.redaction import redact
 
 log = structlog.stdlib.get_logger("imageopsd")
+
+BEGINNING: list[Any] = [
+    structlog.contextvars.merge_contextvars,
+    structlog.stdlib.add_logger_name,
+    structlog.stdlib.add_log_level,
+    structlog.processors.TimeStamper(fmt="iso", utc=True),
+]
+"""What a line gets where it is written: what is worked on, who says it, how loud, when."""
+
+NOISY = ("aiohttp.access", "aiosqlite", "asyncio")
+"""Loggers that have news below WARNING for nobody: each scrape, each statement with its values, the selector's name."""
 
 
 def configure(form: str, level: str, version: str) -> None:
     """Sets up structlog and the standard library's logging. `form` is `json`, `console`, or
     `auto`: console on a terminal."""
     console = form == "console" or (form == "auto" and sys.stdout.isatty())
-    shared: list[Any] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_logger_name,
-        structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
-    # show_locals: a traceback with local variables in it would print customers' keys (hynek/structlog docs)
-    tracebacks = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
-    final: list[Any] = (
-        [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
-        if console
-        else [
-            structlog.processors.ExceptionRenderer(tracebacks),
-            _versioned(version),
-            structlog.processors.JSONRenderer(),
-        ]
-    )
     structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        processors=[*BEGINNING, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.make_filtering_bound_logger(level),
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *final],
-        )
-    )
+    handler.setFormatter(formatter(console, version))
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
-    logging.getLogger("aiohttp.access").setLevel(logging.WARNING)  # a scrape every 15 s is no news
+    for name in NOISY:
+        logging.getLogger(name).setLevel(max(root.level, logging.WARNING))
     logging.getLogger("aiohttp.server").addFilter(_without_its_text)
+
+
+def formatter(console: bool, version: str) -> logging.Formatter:
+    """Makes one line of ours, or of a library that knows the standard library's logging alone."""
+    return structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=BEGINNING,
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *ending(console, version)],
+    )
+
+
+def ending(console: bool, version: str) -> list[Any]:
+    """What every line goes through at the end, ours and other libraries': the traceback becomes text, what nobody may
+    see goes, then it is rendered."""
+    if console:
+        renderer = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+        return [structlog.processors.format_exc_info, redact, renderer]
+    # show_locals: a traceback with local variables in it would print customers' keys (hynek/structlog docs)
+    tracebacks = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+    return [
+        structlog.processors.ExceptionRenderer(tracebacks),
+        _versioned(version),
+        redact,
+        structlog.processors.JSONRenderer(),
+    ]
 
 
 def _without_its_text(record: logging.LogRecord) -> bool:
@@ -99,9 +116,9 @@ def hear(happening: Happening) -> None:
         case LeaseWasLost(operation_name=name):
             log.warning("lease lost", operation=name)
         case BackendCrashed(operation_name=name, error=error):
-            log.error("backend crashed", operation=name, exc_info=error)
+            log.error("backend crashed", operation=name, exc_info=error, **{"error.kind": Fault.DAEMON})
         case JobCrashed(job_id=job_id, error=error):
-            log.error("job crashed the reader", job_id=job_id, exc_info=error)
+            log.error("job crashed the reader", job_id=job_id, exc_info=error, **{"error.kind": Fault.DAEMON})
         case ObstacleTurned(obstacle=obstacle, reason=None):
             log.info("operations are started again", obstacle=obstacle)
         case ObstacleTurned(obstacle=obstacle, reason=reason):
@@ -116,13 +133,15 @@ def _changed(change: Change) -> None:
     operation = change.operation
     line = log.bind(
         operation=operation.name,
+        operation_id=operation.id,
         operation_type=operation.operation_type,
+        client_operation_id=operation.client_operation_id,
         project=change.project,
         target=operation.target_link.rpartition("/")[2],
     )
     match change.event:
         case Accepted():
-            line.info("operation accepted", client_operation_id=operation.client_operation_id, user=operation.user)
+            line.info("operation accepted", user=operation.user)
         case Claimed():
             line.info("operation started")
         case Progressed():
@@ -134,6 +153,7 @@ def _changed(change: Change) -> None:
                 error_code=failure.code,
                 error=failure.message,
                 next_attempt=until.isoformat(),
+                **{"error.kind": fault_of(failure, HTTPStatus.SERVICE_UNAVAILABLE)},  # of those that pass, mostly
             )
         case Postponed(reason=reason):
             line.debug("operation postponed", reason=reason)
@@ -150,6 +170,7 @@ def _changed(change: Change) -> None:
                 error_code=errors[0].code,
                 error=errors[0].message,
                 http_status=int(http_status),
+                **{"error.kind": fault_of(errors[0], http_status)},
             )
 
 

@@ -17,6 +17,7 @@ from prometheus_client import (
 
 from imageopsd.model.events import (
     Accepted,
+    BackendAnswered,
     BackendCrashed,
     BytesReceived,
     Cancelled,
@@ -30,12 +31,16 @@ from imageopsd.model.events import (
     LeaseWasLost,
     Obstacle,
     ObstacleTurned,
+    Outcome,
     Postponed,
     StoreTroubled,
     Succeeded,
+    Verb,
 )
+from imageopsd.model.faults import Fault, fault_of
 from imageopsd.model.operation import ErrorEntry, Operation
 from imageopsd.model.quota import Metric
+from imageopsd.telemetry.vitals import Vitals
 
 TYPES = ("insert", "patch", "deprecate", "setLabels", "delete")
 OUTCOMES = ("success", "failure", "cancelled")
@@ -47,6 +52,7 @@ OTHER = "other"
 HOURS = (0.1, 0.5, 1, 5, 15, 60, 300, 900, 1800, 3600, 7200, 14400)
 """Bucket bounds in seconds for work that takes from a moment to an afternoon."""
 WAITS = (0.005, 0.05, 0.5, 1, 5, 15, 60, 300, 900, 3600)
+LAGS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30)
 COMMITS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1, 5)
 
 Family = TypeVar("Family", Counter, Gauge, Histogram)
@@ -67,6 +73,8 @@ class Metrics:
               registry=self.registry).set(slots)  # fmt: skip
         self._finished = self._counter("operations", "Operations that ended.", type=TYPES, outcome=OUTCOMES)
         self._running_now: set[str] = set()
+        self._failed = self._counter("operations_failed", "Operations that failed, by who must act.",
+                                     fault=tuple(Fault))  # fmt: skip
         self._accepted = self._counter("operations_accepted", "Operations recorded for the first time.", type=TYPES)
         self._retries = self._counter("operation_retries", "Attempts that failed and will be made again.", type=TYPES)
         self._interrupted = self._counter("operations_interrupted", "Attempts given back by a stop.", type=TYPES)
@@ -74,6 +82,10 @@ class Metrics:
         self._received = self._counter("bytes_received", "Bytes that came in from image sources.")
         self._leases_lost = self._counter("leases_lost", "Claims found in other hands.")
         self._crashes = self._counter("backend_crashes", "Errors that no backend may raise; each is a bug.")
+        self._calls = self._counter("backend_requests", "Calls of the backend that ended, by what came of them.",
+                                    verb=tuple(Verb), outcome=tuple(Outcome))  # fmt: skip
+        self._call_duration = self._histogram("backend_request_duration", "From a call of the backend to its end.",
+                                              HOURS, verb=tuple(Verb))  # fmt: skip
         self._troubles = self._counter("store_unavailable", "Writes put off: the disk was full or the database locked.")
         self._refused = self._counter("auth_failures", "Requests without a token, with no good one, or above it.",
                                       reason=REFUSALS)  # fmt: skip
@@ -81,6 +93,8 @@ class Metrics:
                                          outcome=OUTCOMES)  # fmt: skip
         self._wait = self._histogram("queue_wait", "From the record of an operation to its first claim.", WAITS)
         self.commit = self._histogram("journal_write", "One commit of the record store, fsync included.", COMMITS)
+        self.lag = self._histogram("event_loop_lag", "How late the event loop was for what was ready, when looked at.",
+                                   LAGS)  # fmt: skip
         self._running = self._gauge("operations_running", "Operations a worker has in hand.", type=TYPES)
         self._last_success = self._gauge("last_success_timestamp_seconds", "When an operation last succeeded.",
                                          type=TYPES)  # fmt: skip
@@ -94,6 +108,7 @@ class Metrics:
                                        metric=QUOTAS)  # fmt: skip
         self._quota_refused = self._counter("quota_refusals", "Operations that failed with QUOTA_EXCEEDED.",
                                             metric=(*QUOTAS, OTHER))  # fmt: skip
+        self.vitals = Vitals(self._gauge)
 
     def _counter(self, name: str, text: str, **labels: tuple[str, ...]) -> Counter:
         return _prepared(Counter(f"imageopsd_{name}", text, list(labels), registry=self.registry), labels)
@@ -113,6 +128,9 @@ class Metrics:
                 self._buried.labels(kind).inc()
             case BytesReceived(size=size):
                 self._received.inc(size)
+            case BackendAnswered(verb=verb, outcome=outcome, seconds=seconds):
+                self._calls.labels(verb, outcome).inc()
+                self._call_duration.labels(verb).observe(seconds)
             case LeaseWasLost():
                 self._leases_lost.inc()
             case BackendCrashed():
@@ -144,8 +162,9 @@ class Metrics:
             case Succeeded():
                 self._last_success.labels(kind).set(change.at.timestamp())
                 self._ended(change, "success")
-            case Failed():
+            case Failed(errors=errors, http_status=status):
                 self._ended(change, "failure")
+                self._failed.labels(fault_of(errors[0] if errors else None, status)).inc()
             case Cancelled():
                 self._ended(change, "cancelled")
 
