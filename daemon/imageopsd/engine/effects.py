@@ -1,10 +1,21 @@
 """What each verb asks of the backend, and how the catalogue looks afterwards."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 
 from msgspec.structs import replace
 
-from imageopsd.model.errors import ConditionNotMet, NotFound, NotYet, PermanentFailure, QuotaExceeded, RequestError
+from imageopsd.engine.bus import EventBus
+from imageopsd.model.errors import (
+    BackendFailure,
+    ConditionNotMet,
+    NotFound,
+    NotYet,
+    PermanentFailure,
+    QuotaExceeded,
+    RequestError,
+)
+from imageopsd.model.events import BackendCalled
 from imageopsd.model.image import Image, ImageStatus, deprecated, labelled, patched, published
 from imageopsd.model.machine_image import MachineImage, MachineImageStatus, MachineImageTask, asked
 from imageopsd.model.machine_image import published as machine_image_published
@@ -39,9 +50,10 @@ from imageopsd.ports import (
 class Effects:
     """One method for the worker; it raises the BackendFailures that the worker decides on."""
 
-    def __init__(self, store: Store, backend: Backend, clock: Callable[[], Time]) -> None:
+    def __init__(self, store: Store, backend: Backend, bus: EventBus, clock: Callable[[], Time]) -> None:
         self._store = store
         self._backend = backend
+        self._bus = bus
         self._clock = clock
 
     async def carry_out(self, claim: Claim, report: Reporter) -> CatalogueChange:
@@ -60,7 +72,7 @@ class Effects:
             case DeleteImage(), Image() as image:
                 await self._store.show(claim, replace(image, status=ImageStatus.DELETING))
                 task = DeleteTask(claim.operation.id, claim.project, int(image.id or 0), str(image.name))
-                await self._backend.delete_image(task, report)
+                await self._delete_image(task, report)
                 return Forget(task.id)
             case InsertMachineImage(machine_image=wanted), MachineImage() as machine_image:
                 return await self._insert_machine_image(claim, asked(machine_image, wanted), machine_image, report)
@@ -72,7 +84,7 @@ class Effects:
                     claim.operation.id, claim.project, int(machine_image.id or 0), str(machine_image.name)
                 )
                 await self._store.show(claim, replace(machine_image, status=MachineImageStatus.DELETING))
-                await self._backend.delete_machine_image(task, report)
+                await self._delete_machine_image(task, report)
                 return Forget(task.id)
         # an operation before this one in the lane has removed it
         raise _refused(NotFound(resource_path(request.collection, claim.project, request.target)))
@@ -82,11 +94,10 @@ class Effects:
     ) -> CatalogueChange:
         await self._store.show(claim, replace(reserved, status=MachineImageStatus.UPLOADING))
         task = MachineImageTask(claim.operation.id, claim.project, wanted)
-        facts = await self._backend.insert_machine_image(task, report)
+        with self._calling(claim.operation.id, "insert_machine_image"):
+            facts = await self._backend.insert_machine_image(task, report)
         stored_bytes = facts.stored_bytes or 0
-        await self._settle(
-            claim, reserved, 0, stored_bytes, lambda made: self._backend.delete_machine_image(made, report)
-        )
+        await self._settle(claim, reserved, 0, stored_bytes, lambda made: self._delete_machine_image(made, report))
         return Publish(machine_image_published(reserved, facts), stored_bytes)
 
     async def _insert(self, claim: Claim, image: Image, report: Reporter) -> CatalogueChange:
@@ -98,10 +109,11 @@ class Effects:
             force=isinstance(claim.request, InsertImage) and claim.request.force_create,
             checkpoint=claim.checkpoint,
         )
-        facts = await self._backend.insert_image(task, report)
+        with self._calling(claim.operation.id, "insert_image"):
+            facts = await self._backend.insert_image(task, report)
         stored_bytes = facts.stored_bytes or 0
         await self._settle(
-            claim, image, facts.disk_size_gb, stored_bytes, lambda made: self._backend.delete_image(made, report)
+            claim, image, facts.disk_size_gb, stored_bytes, lambda made: self._delete_image(made, report)
         )
         return Publish(published(image, facts), stored_bytes)
 
@@ -125,8 +137,32 @@ class Effects:
 
     async def _change(self, claim: Claim, before: Image, after: Image, report: Reporter) -> CatalogueChange:
         if after != before:
-            await self._backend.patch_image(PatchTask(claim.operation.id, claim.project, before, after), report)
+            with self._calling(claim.operation.id, "patch_image"):
+                await self._backend.patch_image(PatchTask(claim.operation.id, claim.project, before, after), report)
         return Publish(after)
+
+    async def _delete_image(self, task: DeleteTask, report: Reporter) -> None:
+        with self._calling(task.operation_id, "delete_image"):
+            await self._backend.delete_image(task, report)
+
+    async def _delete_machine_image(self, task: DeleteTask, report: Reporter) -> None:
+        with self._calling(task.operation_id, "delete_machine_image"):
+            await self._backend.delete_machine_image(task, report)
+
+    @contextmanager
+    def _calling(self, operation_id: str, method: str) -> Iterator[None]:
+        """Tells of the call of the backend in the block, however it ends."""
+        began, failure = self._clock(), None
+        try:
+            yield
+        except BackendFailure as error:
+            failure = error.entry.code
+            raise
+        except BaseException as error:
+            failure = type(error).__name__
+            raise
+        finally:
+            self._bus.publish(BackendCalled(operation_id, method, began, self._clock(), failure))
 
     async def _source(self, image: Image) -> Image | None:
         """The image to copy, when there is one: it must be there by now."""

@@ -20,7 +20,9 @@ class Accepted(Event, frozen=True):
 
 
 class Claimed(Event, frozen=True):
-    """A worker took it, for the first time or again."""
+    """A worker took it, for the first time or again: `attempt` counts from 1 and leaves interruptions out."""
+
+    attempt: int = 1
 
 
 class Progressed(Event, frozen=True):
@@ -97,12 +99,14 @@ class Cancelled(Event, frozen=True):
 
 
 class Change(msgspec.Struct, frozen=True):
-    """What was published about one operation: the record after `event`, already durable, as of `at`."""
+    """What was published about one operation: the record after `event`, already durable, as of `at`. `traceparent` is
+    its request's."""
 
     event: Event
     operation: Operation
     project: str
     at: Time
+    traceparent: str | None = None
 
 
 class JobBuried(msgspec.Struct, frozen=True):
@@ -117,6 +121,17 @@ class BytesReceived(msgspec.Struct, frozen=True):
     """A backend got that many more bytes from a source."""
 
     size: int
+
+
+class BackendCalled(msgspec.Struct, frozen=True):
+    """A backend has done what it was asked for, or not: `error` is the code of its failure, or the kind of another end.
+    `method` is the port's."""
+
+    operation_id: str
+    method: str
+    began: Time
+    ended: Time
+    error: str | None
 
 
 class LeaseWasLost(msgspec.Struct, frozen=True):
@@ -184,6 +199,7 @@ Happening = (
     Change
     | JobBuried
     | BytesReceived
+    | BackendCalled
     | LeaseWasLost
     | BackendCrashed
     | JobCrashed

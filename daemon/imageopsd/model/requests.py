@@ -28,7 +28,8 @@ class Repeats(Record, frozen=True):
 class Request(Record, frozen=True):
     """Base of all requests. `request_id` is a lower-case UUID or `None`; `ignored` are the names of known fields
     in the body that this verb does not change, for a warning on the record; `priority` is one of PRIORITIES;
-    `deadline`, in seconds from the acceptance, is when nobody wants the effect any more."""
+    `deadline`, in seconds from the acceptance, is when nobody wants the effect any more; `traceparent` names the
+    submitter's span, as `trace.read_traceparent` gives it."""
 
     operation_type: ClassVar[str]
     """What `Operation.operationType` calls it."""
@@ -45,6 +46,7 @@ class Request(Record, frozen=True):
     priority: int = 0
     deadline: float | None = None
     repeats: Repeats | None = None
+    traceparent: str | None = None
 
     def rank(self, accepted: datetime) -> datetime:
         """When it would have come without its priority: the earlier, the sooner it is its turn."""
@@ -60,8 +62,8 @@ class Request(Record, frozen=True):
         raise NotImplementedError
 
     def fingerprint(self) -> bytes:
-        """Equal for requests that ask for the same; the request id itself is not part of it."""
-        same = msgspec.structs.replace(self, request_id=None)
+        """Equal for requests that ask for the same; neither the request id itself nor who traces it is part of it."""
+        same = msgspec.structs.replace(self, request_id=None, traceparent=None)
         return sha256(msgspec.json.encode(same, enc_hook=encode_hook, order="sorted")).digest()
 
 

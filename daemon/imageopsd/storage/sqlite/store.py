@@ -287,7 +287,7 @@ class SqliteStore(Catalogue, Inventory):
             tx.tally[before.status.lower()] -= 1
             ended = end(before)
             _end(tx, ended, lane, undone(request, decode_resource(target[0]) if target else None))
-            return Cancellation(ended, where, ended=True)
+            return Cancellation(ended, where, ended=True, traceparent=request.traceparent)
 
         return await self._writer.run(stop)
 
