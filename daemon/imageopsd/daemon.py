@@ -199,7 +199,7 @@ class Daemon:
                 f"tracing.endpoint: the extra 'tracing' is not installed ({error}); "
                 "pip install 'imageopsd[tracing]', or leave tracing.endpoint empty"
             ) from error
-        except (ValueError, OSError) as error:  # a variable OTEL_EXPORTER_OTLP_… that is wrong, a certificate not there
+        except RuntimeError as error:  # a component that a variable OTEL_… names is not there
             raise StartError(f"tracing: {error}") from error
         try:
             yield (Tracing(outbox, clock, version=self._version, boot=boot).hear,)

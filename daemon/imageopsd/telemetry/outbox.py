@@ -30,11 +30,18 @@ class Outbox(SpanProcessor):
     """What the collector does not take is dropped and counted; nobody waits for it but `close`."""
 
     def __init__(
-        self, exporter: SpanExporter, count: Count, *, capacity: int = CAPACITY, patience: float = PATIENCE
+        self,
+        exporter: SpanExporter,
+        count: Count,
+        *,
+        capacity: int = CAPACITY,
+        delay: float = DELAY,
+        patience: float = PATIENCE,
     ) -> None:
         self._exporter = exporter
         self._count = count
         self._capacity = capacity
+        self._delay = delay
         self._patience = patience
         self._waiting: deque[ReadableSpan] = deque()
         self._changed = threading.Condition()
@@ -69,6 +76,7 @@ class Outbox(SpanProcessor):
 
     def _run(self) -> None:
         while batch := self._next():
+            self._complaint.text = ""
             try:
                 taken = self._exporter.export(batch) is SpanExportResult.SUCCESS
                 why = self._complaint.text
@@ -81,7 +89,7 @@ class Outbox(SpanProcessor):
         """The next batch; none when all is sent and no more will come."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closing)
-            self._changed.wait_for(lambda: len(self._waiting) >= BATCH or self._closing, DELAY)
+            self._changed.wait_for(lambda: len(self._waiting) >= BATCH or self._closing, self._delay)
             return [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
 
     def _tell(self, taken: bool, why: str) -> None:
@@ -94,7 +102,8 @@ class Outbox(SpanProcessor):
 
 
 class _Complaint(logging.Filter):
-    """The last thing that OpenTelemetry complained of, in place of its log lines: it has some for every try."""
+    """What OpenTelemetry first complained of since `text` was emptied, in place of its log lines: it has some for every
+    try, and the last one only says that it was the last."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -103,7 +112,7 @@ class _Complaint(logging.Filter):
         self._logger.addFilter(self)
 
     def filter(self, record: logging.LogRecord) -> bool:
-        self.text = record.getMessage()[:300]
+        self.text = self.text or record.getMessage()[:300]
         return False
 
     def end(self) -> None:
