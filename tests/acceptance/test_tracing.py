@@ -85,17 +85,6 @@ def test_a_job_is_in_the_trace_of_whoever_submitted_it(tmp_path: Path, collector
         assert len(daemon.operations()) == 3
 
 
-@pytest.mark.parametrize("sent", ["nonsense", "00-" + "0" * 32 + f"-{PARENT}-01", f"{SUBMITTER}, {OTHER}"])
-def test_a_traceparent_that_is_none_is_no_reason_to_refuse_a_request(
-    tmp_path: Path, collector: Collector, sent: str
-) -> None:
-    with DaemonProcess(tmp_path / "data", *AT_ONCE, traced_by(collector)) as daemon:
-        answer = daemon.call("POST", "images", BODY, {"traceparent": sent})
-        assert answer.status == 200, answer.body
-        [span] = collector.wait_for("images.insert")
-        assert span.parent == ""
-
-
 def test_a_collector_that_is_away_costs_spans_and_nothing_else(tmp_path: Path) -> None:
     with socket.socket() as nobody:  # bound and not listening: the port refuses, and stays ours
         nobody.bind(("127.0.0.1", 0))
