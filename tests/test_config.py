@@ -154,6 +154,9 @@ allow_networks = ["everywhere"]
             '[server]\nunix_socket_users = ["root"]',
             "c.toml:2: server.unix_socket_users: there is no server.unix_socket",
         ),
+        ('[tracing]\nendpoint = "collector:4318"', "c.toml:2: tracing.endpoint: Expected a URL such as 'http://127"),
+        ('[tracing]\nendpoint = "http://h:99999"', "c.toml:2: tracing.endpoint: Expected a URL such as 'http://127"),
+        ('[tracing]\nendpoint = "http://u:p@h"', "c.toml:2: tracing.endpoint: Expected a URL without a user"),
         ("[sever]", "c.toml:1: sever: unknown key"),
         ("worker = 3", "c.toml:1: worker: unknown key"),
         (
@@ -238,8 +241,8 @@ def test_quotes_are_asked_for_in_a_file_only(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "known"),
     [
-        ("zzz", "data_dir, backend, store, queue, server, worker, records, log, quota, backends, queues"),
-        ("zzz.qqq", "data_dir, backend, store, queue, server, worker, records, log, quota, backends, queues"),
+        ("zzz", "data_dir, backend, store, queue, server, worker, records, log, tracing, quota, backends, queues"),
+        ("zzz.qqq", "data_dir, backend, store, queue, server, worker, records, log, tracing, quota, backends, queues"),
         ("log.zzz", "log.format, log.level"),
         ("backends.qqqqqqqq.zzzzzzzz", "backends.local, backends.simulated"),
     ],

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from uuid import uuid4
@@ -22,7 +23,7 @@ from imageopsd.api.live import Live
 from imageopsd.api.scrape import Scrape
 from imageopsd.api.status import StatusApi
 from imageopsd.config import Settings
-from imageopsd.engine.bus import EventBus
+from imageopsd.engine.bus import EventBus, Observer
 from imageopsd.engine.imageops import ImageOps
 from imageopsd.engine.machine import Machine
 from imageopsd.engine.pulse import Watch
@@ -133,6 +134,8 @@ class Daemon:
         except (CannotListen, OSError) as error:
             raise StartError(str(error)) from error
         async with AsyncExitStack() as stack:
+            boot = uuid4().hex
+            tracing = await stack.enter_async_context(self._tracing(boot))
             store: Store = plugins.make(plugins.STORES, settings.store, data_dir)
             store.observe_commit = self._metrics.commit.observe
             store.quotas = Quotas(settings.quota)
@@ -143,7 +146,6 @@ class Daemon:
             backend: Backend = await stack.enter_async_context(
                 plugins.make(plugins.BACKENDS, settings.backend, data_dir, settings.backends)
             )
-            boot = uuid4().hex
             recovered = await store.enter(boot, clock())
             await _audit(store)
             ids = IdSource(node=int(boot[:8], 16), last=await store.newest_id())
@@ -170,8 +172,9 @@ class Daemon:
             )
             live = Live(self._board, self._throughput, access, queue.depth, clock)
             status = StatusText(self._board.sentence)
-            observers = (self._board.hear, self._metrics.hear, logs.hear, self._count, self._throughput.hear)
-            for observer in (*observers, live.hear, status.hear):
+            lines: Observer = partial(logs.hear, traced=bool(tracing))
+            observers = (self._board.hear, self._metrics.hear, lines, self._count, self._throughput.hear)
+            for observer in (*observers, live.hear, status.hear, *tracing):
                 self._bus.subscribe(observer)
             doors = self._doors(machine.ops, store, queue, guards, passed, access, live, data_dir)
             address = await stack.enter_async_context(doors)
@@ -195,6 +198,30 @@ class Daemon:
         live.changed()
         notify(STOPPING=1, STATUS=self._board.sentence())
         log.info("draining", running=self._board.running, timeout_seconds=self._settings.worker.drain_timeout)
+
+    @asynccontextmanager
+    async def _tracing(self, boot: str) -> AsyncIterator[tuple[Observer, ...]]:
+        """The observer that traces operations, if a collector is configured. Raises StartError."""
+        endpoint = self._settings.tracing.endpoint
+        if not endpoint:
+            yield ()
+            return
+        try:
+            from imageopsd.telemetry.tracing import Tracing, exporting
+
+            outbox = exporting(endpoint, self._metrics.spans)
+        except ImportError as error:
+            raise StartError(
+                f"tracing.endpoint: the extra 'tracing' is not installed ({error}); "
+                "pip install 'imageopsd[tracing]', or leave tracing.endpoint empty"
+            ) from error
+        except RuntimeError as error:  # a component that a variable OTEL_… names is not there
+            raise StartError(f"tracing: {error}") from error
+        try:
+            yield (Tracing(outbox, clock, version=self._version, boot=boot).hear,)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(outbox.close)
 
     # ------------------------------------------------------------------------------------------- the doors
 

@@ -142,11 +142,13 @@ class Acceptance(msgspec.Struct, frozen=True):
 
 
 class Cancellation(msgspec.Struct, frozen=True):
-    """The operation after its end was asked for; `ended` says whether asking has ended it."""
+    """The operation after its end was asked for; `ended` says whether asking has ended it; `traceparent` is its
+    request's, where it has."""
 
     operation: Operation
     project: str
     ended: bool
+    traceparent: str | None = None
 
 
 class Publish(msgspec.Struct, frozen=True):

@@ -125,7 +125,9 @@ async def test_every_end_of_a_call_is_told_as_what_it_is(error: Exception | None
 
     with nullcontext() if error is None else pytest.raises(type(error)):
         assert await Asking(bus, lambda: next(ticks))(Verb.PATCH_IMAGE, answer()) == "made"
-    assert happened == [BackendAnswered(Verb.PATCH_IMAGE, outcome, 2.5)]
+    [told] = happened
+    assert isinstance(told, BackendAnswered)
+    assert (told.verb, told.outcome, told.seconds) == (Verb.PATCH_IMAGE, outcome, 2.5)
 
 
 async def test_a_call_that_is_stopped_is_no_crash() -> None:

@@ -59,6 +59,12 @@ PATCHES = st.builds(
 REQUESTS = INSERTS | PATCHES
 
 
+def test_who_traces_a_request_does_not_make_it_another() -> None:
+    request = InsertImage(project="p", image=Image(name="i"))
+    traced = msgspec.structs.replace(request, traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+    assert request.fingerprint() == traced.fingerprint()
+
+
 @given(REQUESTS, REQUESTS)
 def test_requests_have_the_same_fingerprint_exactly_when_they_ask_for_the_same(ours, theirs) -> None:
     def asked(request):

@@ -165,6 +165,14 @@ async def test_what_nobody_works_on_ends_at_once(store: Store) -> None:
     assert (totals.pending, totals.running, totals.failed) == (0, 0, 1)
 
 
+async def test_who_traces_an_operation_is_told_with_its_cancellation_and_with_every_claim(store: Store) -> None:
+    traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    ended = await cancel(store, await put(store, "i", traceparent=traceparent))
+    await put(store, "j", traceparent=traceparent)
+    (claim,) = await take(store, 1)
+    assert (ended.traceparent, claim.request.traceparent) == (traceparent, traceparent)
+
+
 async def test_the_end_of_what_is_worked_on_is_kept_for_the_next_claim(store: Store) -> None:
     one = await put(store, "i")
     (claim,) = await take(store, 1)

@@ -45,9 +45,16 @@ def test_a_foreign_job_id_leads_to_the_same_request_id_every_time() -> None:
     assert first == second != other
 
 
+def test_a_jobs_traceparent_is_kept_as_the_daemon_writes_it() -> None:
+    trace = "0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331"
+    assert read(INSERT | {"traceparent": f"cc-{trace}-ff-what-the-future-brings"}).traceparent == f"00-{trace}-03"
+
+
 @pytest.mark.parametrize(
     ("job", "field", "said"),
     [
+        (INSERT | {"traceparent": "00-00-00-01"}, "job.traceparent", "'00-00-00-01'. Expected a W3C traceparent"),
+        (INSERT | {"traceparent": 1}, "job.traceparent", "Expected a string, got an integer"),
         ([], "job", "Expected an object"),
         ({}, "job.method", "Expected one of images.insert, images.patch"),
         (INSERT | {"method": "images.explode"}, "job.method", "'images.explode'. Expected one of images.insert"),

@@ -17,13 +17,15 @@ from imageopsd.wire.json_body import parse
 
 
 class Call(msgspec.Struct, frozen=True):
-    """`path` is as it was sent, percent-encoded; `version` and `parameters` are what the route found in it."""
+    """`path` is as it was sent, percent-encoded; `version` and `parameters` are what the route found in it;
+    `traceparent` is as `model.trace.read_traceparent` gives it."""
 
     method: str
     path: str
     query: Mapping[str, str]
     body: bytes
     caller: Caller = ANONYMOUS
+    traceparent: str | None = None
     version: str = "v1"
     parameters: Mapping[str, str] = {}
 

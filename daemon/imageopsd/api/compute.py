@@ -16,6 +16,7 @@ from imageopsd.api.neighbours import Neighbours
 from imageopsd.api.operations import OperationCalls
 from imageopsd.engine.imageops import ImageOps
 from imageopsd.model.errors import InvalidRequest
+from imageopsd.model.trace import read_traceparent
 
 WAIT_LIMIT = 45.0
 """Seconds until `operations.wait` answers with the operation as it is: googleapiclient gives up on its socket
@@ -51,6 +52,7 @@ class ComputeApi:
             query=request.query,
             body=await _body(request),
             caller=caller(request),
+            traceparent=_traceparent(request),
         )
         return (await self._dispatcher.answer(call)).response()
 
@@ -61,9 +63,16 @@ class ComputeApi:
     async def _batch(self, request: web.Request) -> web.Response:
         parts = batch.read(request.headers.get("Content-Type", ""), await _body(request))
         who = caller(request)  # whatever the parts' own headers say: one request, one token
-        answers = [(part, await self._dispatcher.answer(replace(part.call, caller=who))) for part in parts]
+        common = {"caller": who, "traceparent": _traceparent(request)}
+        answers = [(part, await self._dispatcher.answer(replace(part.call, **common))) for part in parts]
         content_type, body = batch.write(answers)
         return web.Response(body=body, headers={"Content-Type": content_type})
+
+
+def _traceparent(request: web.Request) -> str | None:
+    """None for one that is not valid, or more than one: a request is none the worse for it (W3C Trace Context)."""
+    sent = request.headers.getall("traceparent", [])
+    return read_traceparent(sent[0]) if len(sent) == 1 else None
 
 
 async def _body(request: web.Request) -> bytes:

@@ -2,6 +2,8 @@
 
 from functools import partial
 
+from msgspec.structs import replace
+
 from imageopsd.api.calls import Call, Route
 from imageopsd.api.pages import ListQuery
 from imageopsd.engine.imageops import ImageOps
@@ -116,7 +118,7 @@ class ImageCalls:
         )
 
     async def _submit(self, call: Call, request: AnyRequest) -> bytes:
-        request = check(request)
+        request = replace(check(request), traceparent=call.traceparent)
         if isinstance(request, InsertImage):
             call.caller.check_sources(request.image)
         return encode(await self._ops.submit(request, user=call.caller.name, version=call.version))

@@ -69,6 +69,7 @@ class OperationCalls:
             request_id=call.query.get("requestId"),
             user=call.caller.name,
             version=call.version,
+            traceparent=call.traceparent,
         )
         return encode(again)
 

@@ -1,6 +1,7 @@
 """`imageopsd submit`: jobs from files into the durable queue, with the daemon up or down."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -22,8 +23,13 @@ from imageopsd.keys import Keyring
 from imageopsd.model.durations import Seconds
 from imageopsd.model.errors import InvalidRequest, Unavailable
 from imageopsd.model.names import REQUEST_ID
+from imageopsd.model.trace import read_traceparent
 from imageopsd.ports import DeadLetter, Receipt
 from imageopsd.wire.jobs import CLEAR_KEYS, MAX_JOB_BYTES, read_job, sealed_job
+
+TRACE_VARIABLE = "TRACEPARENT"
+"""Who traces what this command does (https://opentelemetry.io/docs/specs/otel/context/env-carriers/). One that is not
+valid counts as none, as anybody else's header would."""
 
 MAX_FILE_BYTES = 64 * MAX_JOB_BYTES
 
@@ -50,7 +56,8 @@ def submit(
         {"method": "images.insert", "project": "p", "body": {"name": "i", "rawDisk": {"source": "https://…"}}}
         {"method": "images.patch", "project": "p", "image": "i", "body": {"family": "f"}}
 
-    All jobs are checked first; if one is wrong, none is submitted.
+    All jobs are checked first; if one is wrong, none is submitted. A job without a traceparent gets that of the
+    environment variable TRACEPARENT.
     """
     keyring = Keyring(Path(loaded.settings.data_dir))
     jobs = [_prepared(value, place, project, keyring) for file in files for place, value in _values(file)]
@@ -80,6 +87,9 @@ def _prepared(value: Any, place: str, project: str | None, keyring: Keyring) -> 
     daemon's own key cannot be read or made."""
     if isinstance(value, dict) and project and "project" not in value:
         value = {**value, "project": project}
+    traceparent = read_traceparent(os.environ.get(TRACE_VARIABLE, ""))
+    if isinstance(value, dict) and traceparent and "traceparent" not in value:
+        value = {**value, "traceparent": traceparent}
     request_id = value.get("requestId") if isinstance(value, dict) else None
     job_id = request_id if isinstance(request_id, str) and REQUEST_ID.fullmatch(request_id) else str(uuid4())
     try:

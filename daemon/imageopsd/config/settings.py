@@ -5,6 +5,7 @@ The options of a backend, store or queue live with it (`Options`) and appear her
 
 from ipaddress import ip_address
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -103,6 +104,26 @@ class Log(Section, frozen=True):
     level: Literal["debug", "info", "warning", "error"] = "info"
 
 
+class Tracing(Section, frozen=True):
+    endpoint: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.endpoint:
+            return
+        try:
+            url = urlsplit(self.endpoint)
+            good = url.scheme in ("http", "https") and url.hostname and url.port != 0
+        except ValueError:
+            good = False
+        if not good:
+            raise ValueError("endpoint: Expected a URL such as 'http://127.0.0.1:4318'")
+        if url.username is not None or url.query or url.fragment:
+            raise ValueError(
+                "endpoint: Expected a URL without a user, a query or a fragment; what lets us in stands in the "
+                "environment variable OTEL_EXPORTER_OTLP_HEADERS"
+            )
+
+
 class Settings(Section, frozen=True):
     data_dir: str = "/var/lib/imageopsd"
     backend: str = "local"
@@ -112,6 +133,7 @@ class Settings(Section, frozen=True):
     worker: Worker = Worker()
     records: Records = Records()
     log: Log = Log()
+    tracing: Tracing = Tracing()
     quota: tuple[Limit, ...] = ()
     backends: dict[str, msgspec.Struct] = {}
     queues: dict[str, msgspec.Struct] = {}

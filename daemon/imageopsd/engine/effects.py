@@ -80,7 +80,7 @@ class Effects:
             case DeleteImage(), Image() as image:
                 await self._store.show(claim, replace(image, status=ImageStatus.DELETING))
                 task = DeleteTask(claim.operation.id, claim.project, int(image.id or 0), str(image.name))
-                await self._ask(Verb.DELETE_IMAGE, self._backend.delete_image(task, report))
+                await self._delete_image(task, report)
                 return Forget(task.id)
             case InsertMachineImage(machine_image=wanted), MachineImage() as machine_image:
                 return await self._insert_machine_image(claim, asked(machine_image, wanted), machine_image, report)
@@ -92,7 +92,9 @@ class Effects:
                     claim.operation.id, claim.project, int(machine_image.id or 0), str(machine_image.name)
                 )
                 await self._store.show(claim, replace(machine_image, status=MachineImageStatus.DELETING))
-                await self._ask(Verb.DELETE_MACHINE_IMAGE, self._backend.delete_machine_image(task, report))
+                await self._ask(
+                    Verb.DELETE_MACHINE_IMAGE, self._backend.delete_machine_image(task, report), task.operation_id
+                )
                 return Forget(task.id)
         # an operation before this one in the lane has removed it
         raise _refused(NotFound(resource_path(request.collection, claim.project, request.target)))
@@ -103,14 +105,18 @@ class Effects:
         await self._store.show(claim, replace(reserved, status=MachineImageStatus.UPLOADING))
         keys = machine_image_keys(self._opened(claim), claim.project, wanted)
         task = MachineImageTask(claim.operation.id, claim.project, wanted, keys)
-        facts = await self._ask(Verb.INSERT_MACHINE_IMAGE, self._backend.insert_machine_image(task, report))
+        facts = await self._ask(
+            Verb.INSERT_MACHINE_IMAGE, self._backend.insert_machine_image(task, report), task.operation_id
+        )
         stored_bytes = facts.stored_bytes or 0
         await self._settle(
             claim,
             reserved,
             0,
             stored_bytes,
-            lambda made: self._ask(Verb.DELETE_MACHINE_IMAGE, self._backend.delete_machine_image(made, report)),
+            lambda made: self._ask(
+                Verb.DELETE_MACHINE_IMAGE, self._backend.delete_machine_image(made, report), made.operation_id
+            ),
         )
         return Publish(machine_image_published(reserved, facts), stored_bytes)
 
@@ -126,14 +132,14 @@ class Effects:
             checkpoint=claim.checkpoint,
             keys=keys,
         )
-        facts = await self._ask(Verb.INSERT_IMAGE, self._backend.insert_image(task, report))
+        facts = await self._ask(Verb.INSERT_IMAGE, self._backend.insert_image(task, report), task.operation_id)
         stored_bytes = facts.stored_bytes or 0
         await self._settle(
             claim,
             image,
             facts.disk_size_gb,
             stored_bytes,
-            lambda made: self._ask(Verb.DELETE_IMAGE, self._backend.delete_image(made, report)),
+            lambda made: self._delete_image(made, report),
         )
         return Publish(published(image, facts), stored_bytes)
 
@@ -160,8 +166,16 @@ class Effects:
             await self._ask(
                 Verb.PATCH_IMAGE,
                 self._backend.patch_image(PatchTask(claim.operation.id, claim.project, before, after), report),
+                claim.operation.id,
             )
         return Publish(after)
+
+    async def _delete_image(self, task: DeleteTask, report: Reporter) -> None:
+        await self._ask(Verb.DELETE_IMAGE, self._backend.delete_image(task, report), task.operation_id)
+
+    async def _delete_machine_image(self, task: DeleteTask, report: Reporter) -> None:
+        answer = self._backend.delete_machine_image(task, report)
+        await self._ask(Verb.DELETE_MACHINE_IMAGE, answer, task.operation_id)
 
     def _opened(self, claim: Claim) -> Keys:
         """The customer's keys. Raises PermanentFailure, and TemporaryFailure while the daemon's own cannot be read."""

@@ -185,7 +185,7 @@ class ImageOps:
             return await self._record(request, target, user, version, now, warnings=warnings, failed=ended)
         if accepted.created:
             event = failed or Accepted(request.due(now))
-            self._bus.publish(Change(event, accepted.operation, project, now))
+            self._bus.publish(Change(event, accepted.operation, project, now, request.traceparent))
         return accepted.operation
 
     async def _reserved(self, request: InsertImage, now: Time) -> tuple[Image, list[OperationWarning]]:
@@ -213,13 +213,20 @@ class ImageOps:
         now = self._clock()
         answer = await self._store.cancel(project, reference, asked, lambda before: apply(before, asked, now), undone)
         if answer.ended:
-            self._bus.publish(Change(asked, answer.operation, answer.project, now))
+            self._bus.publish(Change(asked, answer.operation, answer.project, now, answer.traceparent))
         elif answer.operation.status is not Status.DONE:
             self._bus.publish(CancelAsked(answer.operation.id, asked))
         return answer.operation
 
     async def retry(
-        self, project: str | None, reference: str, *, request_id: str | None, user: str, version: str = "v1"
+        self,
+        project: str | None,
+        reference: str,
+        *,
+        request_id: str | None,
+        user: str,
+        version: str = "v1",
+        traceparent: str | None = None,
     ) -> Operation:
         """Does what a failed operation was to do, as a new one in the same group (`operationGroupId`) that says which
         it repeats. Raises NotRepeatable for one that has not failed."""
@@ -228,7 +235,7 @@ class ImageOps:
             state = "succeeded" if first.status is Status.DONE else f"is {first.status}"
             raise NotRepeatable(operation_path(where, first.name), state)
         group = first.operation_group_id or str(uuid5(OPERATION_GROUPS, first.name))
-        again = replace(request, request_id=request_id, repeats=Repeats(first.name, group))
+        again = replace(request, request_id=request_id, repeats=Repeats(first.name, group), traceparent=traceparent)
         return await self.submit(check(again), user=user, version=version)
 
     # ------------------------------------------------------------------------------------------- reading

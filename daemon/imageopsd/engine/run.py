@@ -86,5 +86,6 @@ class Run:
             self._touched()
         else:
             if not self._closed:
-                event = Progressed(operation.progress, operation.status_message)
-                self._bus.publish(Change(event, operation, self.claim.project, self._clock()))
+                event, claim = Progressed(operation.progress, operation.status_message), self.claim
+                now, traceparent = self._clock(), claim.request.traceparent
+                self._bus.publish(Change(event, operation, claim.project, now, traceparent))

@@ -107,7 +107,7 @@ class Worker:
         ticks: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
-        self._effects = Effects(store, backend, Asking(bus, ticks), clock, open_keys)
+        self._effects = Effects(store, backend, Asking(bus, ticks, clock), clock, open_keys)
         self._bus = bus
         self._retry = retry
         self._clock = clock
@@ -245,7 +245,8 @@ class Worker:
         if claims and not self._runs:
             self.renewed(began)
         for claim in claims:
-            self._bus.publish(Change(Claimed(), claim.operation, claim.project, now))
+            event = Claimed(claim.attempt)
+            self._bus.publish(Change(event, claim.operation, claim.project, now, claim.request.traceparent))
         return claims
 
     async def _slot(self) -> None:
@@ -374,7 +375,8 @@ class Worker:
                 if self._impatient.is_set():
                     return
                 await self._gate.store_well()
-        self._bus.publish(Change(event, operation, run.claim.project, now))
+        claim = run.claim
+        self._bus.publish(Change(event, operation, claim.project, now, claim.request.traceparent))
 
     def _mark_dirty(self) -> None:
         self._dirty.set()

@@ -20,7 +20,9 @@ class Accepted(Event, frozen=True):
 
 
 class Claimed(Event, frozen=True):
-    """A worker took it, for the first time or again."""
+    """A worker took it, for the first time or again: `attempt` counts from 1 and leaves interruptions out."""
+
+    attempt: int = 1
 
 
 class Progressed(Event, frozen=True):
@@ -97,12 +99,14 @@ class Cancelled(Event, frozen=True):
 
 
 class Change(msgspec.Struct, frozen=True):
-    """What was published about one operation: the record after `event`, already durable, as of `at`."""
+    """What was published about one operation: the record after `event`, already durable, as of `at`. `traceparent` is
+    its request's."""
 
     event: Event
     operation: Operation
     project: str
     at: Time
+    traceparent: str | None = None
 
 
 class JobBuried(msgspec.Struct, frozen=True):
@@ -147,11 +151,16 @@ class Outcome(StrEnum):
 
 
 class BackendAnswered(msgspec.Struct, frozen=True):
-    """One call of a backend ended after that many seconds."""
+    """One call of a backend, for that operation, lasted so many seconds, from `began` to `ended` by the wall clock.
+    `error` is the code of its failure, or the kind of another end."""
 
     verb: Verb
     outcome: Outcome
     seconds: float
+    operation_id: str = ""
+    began: Time | None = None
+    ended: Time | None = None
+    error: str | None = None
 
 
 class LeaseWasLost(msgspec.Struct, frozen=True):

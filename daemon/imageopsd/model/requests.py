@@ -28,8 +28,9 @@ class Repeats(Record, frozen=True):
 class Request(Record, frozen=True):
     """Base of all requests. `request_id` is a lower-case UUID or `None`; `ignored` are the names of known fields
     in the body that this verb does not change, for a warning on the record; `priority` is one of PRIORITIES;
-    `deadline`, in seconds from the acceptance, is when nobody wants the effect any more. `keys` are the customer's keys
-    that the request came with, sealed; they last until the operation ends and are no part of its record."""
+    `deadline`, in seconds from the acceptance, is when nobody wants the effect any more; `traceparent` names the
+    submitter's span, as `trace.read_traceparent` gives it. `keys` are the customer's keys that the request came with,
+    sealed; they last until the operation ends and are no part of its record."""
 
     operation_type: ClassVar[str]
     """What `Operation.operationType` calls it."""
@@ -47,6 +48,7 @@ class Request(Record, frozen=True):
     deadline: float | None = None
     repeats: Repeats | None = None
     keys: str | None = None
+    traceparent: str | None = None
 
     def rank(self, accepted: datetime) -> datetime:
         """When it would have come without its priority: the earlier, the sooner it is its turn."""
@@ -62,9 +64,9 @@ class Request(Record, frozen=True):
         raise NotImplementedError
 
     def fingerprint(self) -> bytes:
-        """Equal for requests that ask for the same; the request id itself is not part of it. Of a customer's key its
-        SHA-256 is, which the resource shows anyway."""
-        same = msgspec.structs.replace(self, request_id=None, keys=None)
+        """Equal for requests that ask for the same; neither the request id itself nor who traces it is part of it. Of a
+        customer's key its SHA-256 is, which the resource shows anyway."""
+        same = msgspec.structs.replace(self, request_id=None, keys=None, traceparent=None)
         return sha256(msgspec.json.encode(same, enc_hook=encode_hook, order="sorted")).digest()
 
 

@@ -30,6 +30,7 @@ from imageopsd.model.events import (
     Succeeded,
 )
 from imageopsd.model.faults import Fault, fault_of
+from imageopsd.model.trace import trace_id
 from imageopsd.telemetry.redaction import redact
 
 log = structlog.stdlib.get_logger("imageopsd")
@@ -106,11 +107,12 @@ def _versioned(version: str) -> Any:
     return add
 
 
-def hear(happening: Happening) -> None:
-    """The observer: what is worth a line, and how loud."""
+def hear(happening: Happening, *, traced: bool = False) -> None:
+    """The observer: what is worth a line, and how loud. The lines of an operation have its `trace_id` if its submitter
+    has a trace or, `traced`, we make one."""
     match happening:
         case Change():
-            _changed(happening)
+            _changed(happening, traced)
         case JobBuried(job_id=job_id, reason=reason):
             log.warning("job dead-lettered", job_id=job_id, reason=reason)
         case LeaseWasLost(operation_name=name):
@@ -129,7 +131,7 @@ def hear(happening: Happening) -> None:
             log.warning(what, which=which)
 
 
-def _changed(change: Change) -> None:
+def _changed(change: Change, traced: bool) -> None:
     operation = change.operation
     line = log.bind(
         operation=operation.name,
@@ -139,6 +141,8 @@ def _changed(change: Change) -> None:
         project=change.project,
         target=operation.target_link.rpartition("/")[2],
     )
+    if traced or change.traceparent:
+        line = line.bind(trace_id=trace_id(operation, change.traceparent))
     match change.event:
         case Accepted():
             line.info("operation accepted", user=operation.user)

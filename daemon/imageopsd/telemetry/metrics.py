@@ -46,6 +46,7 @@ TYPES = ("insert", "patch", "deprecate", "setLabels", "delete")
 OUTCOMES = ("success", "failure", "cancelled")
 REASONS = ("INVALID_FIELD_VALUE", "REQUEST_ID_REUSED")
 REFUSALS = ("missing", "unknown", "forbidden")
+SPANS = ("exported", "dropped")
 QUOTAS = tuple(Metric)
 OTHER = "other"
 """A provider's own metric, of which there is no end."""
@@ -104,6 +105,8 @@ class Metrics:
         self._pending = self._gauge("operations_pending", "Operations no worker has taken yet.")
         self._oldest = self._gauge("queue_oldest_job_age_seconds", "Age of the oldest job in the queue; 0 if empty.")
 
+        self._spans = self._counter("trace_spans", "Spans of traces, by whether the collector took them.",
+                                    outcome=SPANS)  # fmt: skip
         self._quota_used = self._gauge("quota_used_ratio", "Share of a limit taken, by the project with the highest.",
                                        metric=QUOTAS)  # fmt: skip
         self._quota_refused = self._counter("quota_refusals", "Operations that failed with QUOTA_EXCEEDED.",
@@ -196,6 +199,10 @@ class Metrics:
     def refused(self, reason: str) -> None:
         """`reason` is one of REFUSALS."""
         self._refused.labels(reason).inc()
+
+    def spans(self, outcome: str, count: int) -> None:
+        """`outcome` is one of SPANS. May be called in any thread."""
+        self._spans.labels(outcome).inc(count)
 
     def set_depths(self, waiting: int, dead: int, oldest_age: float, pending: int) -> None:
         self._queue.labels("waiting").set(waiting)

@@ -23,6 +23,7 @@ from imageopsd.model.requests import (
     PatchImage,
 )
 from imageopsd.model.rules import check
+from imageopsd.model.trace import read_traceparent
 from imageopsd.wire.compute import (
     ignored_in_patch,
     read_deprecation,
@@ -54,6 +55,7 @@ class _JobFile(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_field
     source_instance: str | None = None
     priority: int = 0
     deadline: str | None = None
+    traceparent: str | None = None
     body: dict[str, Any] | None = None
     keys: str | None = None
 
@@ -78,7 +80,8 @@ def read_job(data: bytes, job_id: str) -> AnyRequest:
         raise InvalidRequest.missing("job.project", "Expected a project id such as 'my-project'")
     own_id = job_id if REQUEST_ID.fullmatch(job_id) else str(uuid5(JOB_IDS, job_id))
     request = read(job, job.project, job.request_id or own_id)
-    return check(msgspec.structs.replace(request, priority=_priority(job), deadline=_deadline(job), keys=job.keys))
+    more = {"priority": _priority(job), "deadline": _deadline(job), "traceparent": _traceparent(job)}
+    return check(msgspec.structs.replace(request, keys=job.keys, **more))
 
 
 def sealed_job(job: dict[str, Any], request: AnyRequest) -> dict[str, Any]:
@@ -125,6 +128,16 @@ def _deadline(job: _JobFile) -> float | None:
     if not seconds:
         raise InvalidRequest.value("job.deadline", job.deadline, "Expected more than 0s")
     return float(seconds)
+
+
+def _traceparent(job: _JobFile) -> str | None:
+    if job.traceparent is None:
+        return None
+    traceparent = read_traceparent(job.traceparent)
+    if traceparent is None:
+        expected = "Expected a W3C traceparent such as '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01'"
+        raise InvalidRequest.value("job.traceparent", job.traceparent, expected)
+    return traceparent
 
 
 def _insert(job: _JobFile, project: str, request_id: str) -> AnyRequest:

@@ -151,7 +151,7 @@ class Claims(Records):
             ended = end(before)
             _end(tx, ended, undone(request, decode_resource(target[0]) if target else None))
             _close_ranks(tx, lane, number)
-            return Cancellation(ended, where, ended=True)
+            return Cancellation(ended, where, ended=True, traceparent=request.traceparent)
 
         return await self._writer.run(stop)
 
