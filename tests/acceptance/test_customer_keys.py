@@ -193,7 +193,7 @@ def test_a_key_lies_nowhere_from_the_submit_to_the_end_whatever_happens(
     tmp_path: Path, source: SourceServer, archive: Archive
 ) -> None:
     gate = Gate(len(archive.body) // 2)
-    slow = source.put("slow.tar.gz", Served(archive.body, gate=gate), Served(archive.body))
+    slow = source.put("slow.tar.gz", Served(archive.body, gate=gate, etag='"1"'), Served(archive.body, etag='"1"'))
     fine = source.put("fine.tar.gz", Served(archive.body))
     daemon = DaemonProcess(tmp_path / "data", LOOPBACK_SOURCES, "worker.attempts=1", "log.level=debug")
     submit = ("submit", "--data-dir", daemon.data_dir)
@@ -239,6 +239,7 @@ def test_a_key_lies_nowhere_from_the_submit_to_the_end_whatever_happens(
         sweep(daemon)
         staged = [path for path in daemon.data_dir.glob("staging/**/*") if path.is_file()]
         assert [path for path in staged if path.stat().st_size] != []
+        assert [path for path in staged if path.name == "source.part"] == []
         for path in staged:  # what was fetched of an image that is to be encrypted is no less secret
             assert begin(archive.disk).strip(b"\0")[1000:1064] not in begin(path), path
         gate.open()

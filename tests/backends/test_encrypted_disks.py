@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from imageopsd.backends.local.blocks import Content
-from imageopsd.backends.local.cipher import CHUNK, HEADER_BYTES, TABLE_AT, TABLE_BLOCK, TAG
+from imageopsd.backends.local.cipher import CHUNK, HEADER_BYTES, TABLE_AT, TABLE_BLOCK, TAG, Chunks, NotOurs
 from imageopsd.backends.local.disks import Encryption, encryption_of, new_disk, opened, seals_damage, seals_name
 from imageopsd.backends.local.extents import extents
 from imageopsd.backends.local.tar import Piece
@@ -135,6 +135,23 @@ def test_a_disk_that_is_begun_anew_has_another_key(tmp_path: Path) -> None:
         table.finish()
     assert before != after
     assert read(tmp_path / "disk.enc") == content()[:CHUNK]
+
+
+def test_a_chunk_fits_only_in_its_place_in_its_image() -> None:
+    data, key = content()[:CHUNK], random.Random(4).randbytes(32)
+    chunks = Chunks(key, 7)
+    sealed = [chunks.encrypt(number, data) for number in range(3)]
+    assert len({chunk[offset : offset + 16] for chunk in sealed for offset in (0, CHUNK)}) == 6
+    assert chunks.decrypt(1, sealed[1]) == data
+    for other, number, chunk in (
+        (chunks, 0, sealed[1]),
+        (Chunks(key, 8), 1, sealed[1]),
+        (Chunks(OTHER_KEY, 7), 1, sealed[1]),
+        (chunks, 1, sealed[1][1:]),
+        (chunks, 1, b""),
+    ):
+        with pytest.raises(NotOurs):
+            other.decrypt(number, chunk)
 
 
 # ------------------------------------------------------------------------------------------- the right key

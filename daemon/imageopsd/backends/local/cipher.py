@@ -106,7 +106,7 @@ class Chunks:
     def decrypt(self, number: int, data: bytes) -> bytes:
         """Of a chunk and its tag. Raises NotOurs."""
         try:
-            return self._cipher.decrypt(*self._place(number, data, len(data) - TAG))
+            return self._cipher.decrypt(*self._place(number, data, max(len(data) - TAG, 0)))
         except InvalidTag:
             first = number * CHUNK
             raise NotOurs(f"bytes {first} to {first + len(data) - TAG - 1} were changed") from None
