@@ -5,7 +5,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -19,7 +19,7 @@ from imageopsd.api.compute import ComputeApi
 from imageopsd.api.listening import CannotListen, Guards, listening
 from imageopsd.api.live import Live
 from imageopsd.api.status import StatusApi
-from imageopsd.config import Settings
+from imageopsd.config import Loaded, Settings
 from imageopsd.engine.bus import EventBus
 from imageopsd.engine.imageops import ImageOps
 from imageopsd.engine.machine import Machine
@@ -29,6 +29,7 @@ from imageopsd.model.names import IdSource
 from imageopsd.model.quota import Quotas
 from imageopsd.model.time import Time
 from imageopsd.ports import Backend, JobQueue, Store
+from imageopsd.reloading import Reloading, parts_of
 from imageopsd.telemetry import logs
 from imageopsd.telemetry.board import Board
 from imageopsd.telemetry.logs import log
@@ -63,10 +64,16 @@ class StartError(Exception):
 
 
 class Daemon:
-    """One life of the daemon; `exit_when_idle` (seconds without work) or `max_operations` (ended) may end it."""
+    """One life of the daemon; `exit_when_idle` (seconds without work) or `max_operations` (ended) may end it.
+    `read_again` reads the configuration once more: blocks, and raises ConfigError."""
 
     def __init__(
-        self, settings: Settings, *, exit_when_idle: float | None = None, max_operations: int | None = None
+        self,
+        settings: Settings,
+        read_again: Callable[[], Loaded],
+        *,
+        exit_when_idle: float | None = None,
+        max_operations: int | None = None,
     ) -> None:
         self._settings = settings
         self._exit_when_idle = exit_when_idle
@@ -79,7 +86,9 @@ class Daemon:
         self._bus = EventBus()
         self._board = Board(self._version, settings.backend, settings.worker.slots, clock())
         self._metrics = Metrics(self._version, settings.backend, settings.worker.slots)
+        self._metrics.configuration_read(clock())
         self._throughput = Throughput(time.monotonic)
+        self._reloading = Reloading(settings, read_again, self._heard_of_reload)
         self._watchdog = watchdog_seconds()
         self._ready = anyio.Event()
 
@@ -93,11 +102,12 @@ class Daemon:
                 watching.cancel_scope.cancel()
 
     async def _heed(self, signals: AsyncIterator[signal.Signals]) -> None:
-        """The first signal drains, the second interrupts what still runs. SIGHUP is the terminal's going away, which
-        ends what was started on it and nothing else."""
+        """The first signal drains, the second interrupts what still runs. SIGHUP has the configuration read again;
+        but for what was started on a terminal, it is the terminal's going away, and ends it."""
         async for number in signals:
             if number is signal.SIGHUP and not sys.stdin.isatty():
-                log.info("signal ignored", signal=number.name)
+                if not self._stop.is_set():
+                    self._reloading.ask()
                 continue
             log.info("signal received", signal=number.name, again=self._stop.is_set())
             if self._stop.is_set() and self._machine is not None:
@@ -111,7 +121,7 @@ class Daemon:
             await self._ready.wait()
             asking.cancel_scope.cancel()
         await self._stop.wait()
-        await ask_for_time(self._settings.worker.drain_timeout + STOP_MARGIN)
+        await ask_for_time(self._reloading.settings.worker.drain_timeout + STOP_MARGIN)
 
     def _looked(self, stuck: tuple[str, ...]) -> None:
         """What was seen of our loops. A service manager that is not told that all is well kills us, and the next start
@@ -121,6 +131,16 @@ class Daemon:
         self._board.stuck = stuck
         if self._watchdog and not stuck:
             notify(WATCHDOG=1)
+
+    def _heard_of_reload(self, good: bool) -> None:
+        self._board.configuration_refused = not good
+        self._board.slots = self._reloading.settings.worker.slots
+        self._metrics.set_slots(self._board.slots)
+        if good:
+            self._metrics.configuration_read(clock())
+        else:
+            self._metrics.configuration_refused()
+        notify(READY=1, STATUS=self._board.sentence())
 
     async def _serve(self) -> None:
         settings, data_dir = self._settings, _prepare(Path(self._settings.data_dir))
@@ -162,7 +182,8 @@ class Daemon:
             address = await stack.enter_async_context(doors)
             log.info("ready", address=address, data_dir=str(data_dir), backend=settings.backend, recovered=recovered)
             watch = Watch(machine.pulses, self._watchdog / 3 if self._watchdog else LOOK_INTERVAL, self._looked)
-            beside = [live.run, watch.run, status.run]
+            parts = parts_of(store, machine, backend, settings.backend, self._version)
+            beside = [live.run, watch.run, status.run, lambda: self._reloading.run(parts)]
             if self._exit_when_idle is not None:
                 beside.append(lambda: self._stop_when_idle(queue))
             await machine.run(lambda: self._until_stopped(live), *beside)
@@ -178,7 +199,7 @@ class Daemon:
         self._board.phase = "draining"
         live.changed()
         notify(STOPPING=1, STATUS=self._board.sentence())
-        log.info("draining", running=self._board.running, timeout_seconds=self._settings.worker.drain_timeout)
+        log.info("draining", running=self._board.running, timeout_seconds=self._reloading.settings.worker.drain_timeout)
 
     # ------------------------------------------------------------------------------------------- the doors
 
@@ -200,8 +221,8 @@ class Daemon:
             depth = await queue.depth()
             age = clock().timestamp() - depth.oldest.timestamp() if depth.oldest else 0.0
             self._metrics.set_depths(depth.waiting, depth.dead, max(age, 0.0), self._board.pending)
-            if store.quotas:
-                self._metrics.set_quota_use(store.quotas.fullest(await store.usage(None, clock())))
+            ledger = await store.usage(None, clock()) if store.quotas else ()
+            self._metrics.set_quota_use(store.quotas.fullest(ledger))
 
         routes = [
             StatusApi(self._board, self._metrics, refresh).routes(),

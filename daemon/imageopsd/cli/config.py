@@ -1,7 +1,6 @@
 """`imageopsd config`: what the daemon would run with, and what is wrong with it."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -9,6 +8,7 @@ import msgspec
 
 from imageopsd.cli.options import configured
 from imageopsd.config import Loaded
+from imageopsd.config.changes import values
 from imageopsd.model.durations import Seconds
 
 
@@ -30,28 +30,13 @@ def check(loaded: Loaded) -> None:
 def show(loaded: Loaded, origin: bool) -> None:
     """Print every key with its value in force, as TOML."""
     section = ""
-    for key, value in _values(loaded.settings, ""):
+    for key, value in values(loaded.settings).items():
         table, _, name = key.rpartition(".")
         if table != section:
             section = table
             click.echo(f"\n[{table}]")
         line = f"{name} = {_toml(value)}"
         click.echo(f"{line}  # {loaded.origins.get(key, 'default')}" if origin else line)
-
-
-def _values(section: Any, prefix: str) -> Iterator[tuple[str, Any]]:
-    """Dotted keys and values, those of a section before its subsections, as TOML wants them."""
-    pairs = (
-        section.items() if isinstance(section, dict) else ((f, getattr(section, f)) for f in section.__struct_fields__)
-    )
-    inner: list[tuple[str, Any]] = []
-    for name, value in pairs:
-        if isinstance(value, msgspec.Struct) or name == "backends":
-            inner.append((f"{prefix}{name}.", value))
-        else:
-            yield f"{prefix}{name}", value
-    for deeper, value in inner:
-        yield from _values(value, deeper)
 
 
 def _toml(value: Any) -> str:

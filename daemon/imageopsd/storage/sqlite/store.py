@@ -336,6 +336,10 @@ class SqliteStore(Catalogue, Inventory):
     async def recover(self, now: datetime) -> int:
         return await self._writer.run(lambda tx: _free(tx, "token IS NOT NULL AND lease_until < ?", milliseconds(now)))
 
+    async def limit(self, quotas: Quotas) -> None:
+        await self._writer.run(partial(ledger.prepare, limited=bool(quotas)))
+        self.quotas = quotas
+
     async def audit(self) -> list[Correction]:
         return await self._writer.run(ledger.audit)
 
