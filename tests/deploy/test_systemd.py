@@ -217,7 +217,7 @@ def test_a_reload_takes_over_what_is_good_and_reports_what_is_not(service: Boote
         service.until(lambda: '"slots": 7' in fetched(service, "/status"), "the new number of slots does not count")
         service.write(CONFIG_FILE, CONFIG.replace(slots, f"{slots}slots = 0\n"))
         assert service.run("systemctl", "reload", "imageopsd.service").returncode != 0
-        assert f"{CONFIG_FILE}:4: worker.slots: Expected 'int' >= 1" in service.journal()
+        assert f"{CONFIG_FILE}:5: worker.slots: Expected 'int' >= 1" in service.journal()
         assert (service.show("ActiveState"), service.show("MainPID")) == ("active", life)
         assert '"slots": 7' in fetched(service, "/status")
     finally:

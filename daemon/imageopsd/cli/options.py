@@ -104,9 +104,13 @@ def _read(
         layers.append((key, value, f"--set {key}"))
     if not whole:
         return load(config_file, os.environ, layers, None)
-    installed = {"store": plugins.names(plugins.STORES), "queue": plugins.names(plugins.QUEUES)}
     try:
         options = plugins.options()
     except plugins.PluginError as error:
         raise ConfigError([str(error)]) from error
-    return load(config_file, os.environ, layers, options, installed)
+    return load(config_file, os.environ, layers, options, installed())
+
+
+def installed() -> dict[str, list[str]]:
+    """The names that `store` and `queue` may have."""
+    return {"store": plugins.names(plugins.STORES), "queue": plugins.names(plugins.QUEUES)}
