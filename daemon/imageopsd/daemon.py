@@ -6,7 +6,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from importlib.metadata import version
@@ -22,7 +22,7 @@ from imageopsd.api.listening import CannotListen, Guards, listening
 from imageopsd.api.live import Live
 from imageopsd.api.scrape import Scrape
 from imageopsd.api.status import StatusApi
-from imageopsd.config import Settings
+from imageopsd.config import Loaded, Settings
 from imageopsd.engine.bus import EventBus, Observer
 from imageopsd.engine.imageops import ImageOps
 from imageopsd.engine.machine import Machine
@@ -33,6 +33,7 @@ from imageopsd.model.names import IdSource
 from imageopsd.model.quota import Quotas
 from imageopsd.model.time import Time
 from imageopsd.ports import Backend, JobQueue, Store
+from imageopsd.reloading import Reloading, parts_of
 from imageopsd.telemetry import logs
 from imageopsd.telemetry.board import Board
 from imageopsd.telemetry.logs import log
@@ -67,10 +68,16 @@ class StartError(Exception):
 
 
 class Daemon:
-    """One life of the daemon; `exit_when_idle` (seconds without work) or `max_operations` (ended) may end it."""
+    """One life of the daemon; `exit_when_idle` (seconds without work) or `max_operations` (ended) may end it.
+    `read_again` reads the configuration once more: blocks, and raises ConfigError."""
 
     def __init__(
-        self, settings: Settings, *, exit_when_idle: float | None = None, max_operations: int | None = None
+        self,
+        settings: Settings,
+        read_again: Callable[[], Loaded],
+        *,
+        exit_when_idle: float | None = None,
+        max_operations: int | None = None,
     ) -> None:
         self._settings = settings
         self._exit_when_idle = exit_when_idle
@@ -83,7 +90,9 @@ class Daemon:
         self._bus = EventBus()
         self._board = Board(self._version, settings.backend, settings.worker.slots, clock())
         self._metrics = Metrics(self._version, settings.backend, settings.worker.slots)
+        self._metrics.configuration_read(clock())
         self._throughput = Throughput(time.monotonic)
+        self._reloading = Reloading(settings, read_again, self._heard_of_reload)
         self._watchdog = watchdog_seconds()
         self._ready = anyio.Event()
 
@@ -97,11 +106,12 @@ class Daemon:
                 watching.cancel_scope.cancel()
 
     async def _heed(self, signals: AsyncIterator[signal.Signals]) -> None:
-        """The first signal drains, the second interrupts what still runs. SIGHUP is the terminal's going away, which
-        ends what was started on it and nothing else."""
+        """The first signal drains, the second interrupts what still runs. SIGHUP has the configuration read again;
+        but for what was started on a terminal, it is the terminal's going away, and ends it."""
         async for number in signals:
             if number is signal.SIGHUP and not sys.stdin.isatty():
-                log.info("signal ignored", signal=number.name)
+                if not self._stop.is_set():
+                    self._reloading.ask()
                 continue
             log.info("signal received", signal=number.name, again=self._stop.is_set())
             if self._stop.is_set() and self._machine is not None:
@@ -115,7 +125,7 @@ class Daemon:
             await self._ready.wait()
             asking.cancel_scope.cancel()
         await self._stop.wait()
-        await ask_for_time(self._settings.worker.drain_timeout + STOP_MARGIN)
+        await ask_for_time(self._reloading.settings.worker.drain_timeout + STOP_MARGIN)
 
     def _looked(self, stuck: tuple[str, ...]) -> None:
         """What was seen of our loops. A service manager that is not told that all is well kills us, and the next start
@@ -125,6 +135,16 @@ class Daemon:
         self._board.stuck = stuck
         if self._watchdog and not stuck:
             notify(WATCHDOG=1)
+
+    def _heard_of_reload(self, good: bool) -> None:
+        self._board.configuration_refused = not good
+        self._board.slots = self._reloading.settings.worker.slots
+        self._metrics.set_slots(self._board.slots)
+        if good:
+            self._metrics.configuration_read(clock())
+        else:
+            self._metrics.configuration_refused()
+        notify(READY=1, STATUS=self._board.sentence())
 
     async def _serve(self) -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))  # keys are in memory
@@ -181,7 +201,8 @@ class Daemon:
             log.info("ready", address=address, data_dir=str(data_dir), backend=settings.backend, recovered=recovered)
             interval = self._watchdog / 3 if self._watchdog else LOOK_INTERVAL
             watch = Watch(machine.pulses, interval, self._looked, self._metrics.lag.observe)
-            beside = [live.run, watch.run, status.run]
+            parts = parts_of(store, machine, backend, settings.backend, self._version)
+            beside = [live.run, watch.run, status.run, lambda: self._reloading.run(parts)]
             if self._exit_when_idle is not None:
                 beside.append(lambda: self._stop_when_idle(queue))
             await machine.run(lambda: self._until_stopped(live), *beside)
@@ -197,7 +218,7 @@ class Daemon:
         self._board.phase = "draining"
         live.changed()
         notify(STOPPING=1, STATUS=self._board.sentence())
-        log.info("draining", running=self._board.running, timeout_seconds=self._settings.worker.drain_timeout)
+        log.info("draining", running=self._board.running, timeout_seconds=self._reloading.settings.worker.drain_timeout)
 
     @asynccontextmanager
     async def _tracing(self, boot: str) -> AsyncIterator[tuple[Observer, ...]]:

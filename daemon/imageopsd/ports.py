@@ -7,7 +7,7 @@ Promises only. What an implementation must know stands here; how it does it is i
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import datetime
 from types import TracebackType
-from typing import BinaryIO, Generic, Protocol, Self, TypeVar, runtime_checkable
+from typing import Any, BinaryIO, Generic, Protocol, Self, TypeVar, runtime_checkable
 
 import msgspec
 
@@ -196,9 +196,9 @@ class Store(Protocol):
     """Set before entering: called, in any thread, with the seconds each commit took."""
 
     quotas: Quotas
-    """Set before entering: the limits that `accept` and `settle` hold. With any, what counts against them is kept in
-    the transaction that changes it: every operation from `accept` until it is DONE however that comes about, every
-    resource from its reservation until it is forgotten (`model.quota.holding` says how much)."""
+    """Set before entering, later by `limit`: the limits that `accept` and `settle` hold. With any, what counts against
+    them is kept in the transaction that changes it: every operation from `accept` until it is DONE however that comes
+    about, every resource from its reservation until it is forgotten (`model.quota.holding` says how much)."""
 
     async def __aenter__(self) -> Self: ...
 
@@ -357,6 +357,10 @@ class Store(Protocol):
         """What a project, or each of all, uses and has reserved as of `now`; a metric without a line is at zero. Known
         only while there are limits. Kept, not counted, but for inserts: those of a window are few."""
 
+    async def limit(self, quotas: Quotas) -> None:
+        """Holds other limits from now on, for what is accepted later. Raises StoreUnavailable, and then the old ones
+        hold."""
+
     async def audit(self) -> list[Correction]:
         """Counts anew what is used and reserved; corrects, and returns, where the ledger said otherwise."""
 
@@ -499,6 +503,18 @@ class Kept(msgspec.Struct, frozen=True):
     id: int
     operation: str | None = None
     resource: Resource | None = None
+
+
+@runtime_checkable
+class Adjustable(Protocol):
+    """What a backend promises besides if its options may change while it works."""
+
+    fixed: frozenset[str]
+    """Names of the options that count from the next start on; all others are taken over."""
+
+    def configure(self, options: Any) -> None:
+        """Takes over a good `Options`, for what it is asked from now on. Raises ValueError if it cannot, and then the
+        old ones count."""
 
 
 @runtime_checkable

@@ -20,6 +20,7 @@ from imageopsd.api.scrape import Scrape
 from imageopsd.api.tls import Certificates
 from imageopsd.model.events import Change, Claimed, Obstacle, ObstacleTurned
 from imageopsd.model.operation import Operation, Status
+from imageopsd.model.quota import Quotas
 from imageopsd.telemetry.board import Board
 from imageopsd.telemetry.metrics import Metrics
 
@@ -39,7 +40,7 @@ class Scraped:
         self.board.phase = "ready"
         self.metrics = Metrics("1", "local", 4)
         known: Any = SimpleNamespace(**{"tokens": None, "certificates": None, **guards})
-        nothing: Any = SimpleNamespace(quotas=())
+        nothing: Any = SimpleNamespace(quotas=Quotas())
         queue: Any = Queue()
         self.scrape = Scrape(self.board, self.metrics, nothing, queue, known, data_dir, lambda: NOW)
 

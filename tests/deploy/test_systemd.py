@@ -27,12 +27,15 @@ steps = [{ progress = 40 }, { wait = "1h" }]
 """
 
 HERE = "http://127.0.0.1:8640"
+CONFIG_FILE = "/etc/imageopsd/imageopsd.toml"
 DROPPED = "/run/systemd/system/imageopsd.service.d/test.conf"
 FETCH = """
 import sys, urllib.error, urllib.request
 try: print(urllib.request.urlopen(sys.argv[1], timeout=60).status)
 except urllib.error.HTTPError as error: print(error.code)
 """
+
+READ = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=60).read().decode())"
 
 KNOCK = """
 import select, socket, sys
@@ -88,6 +91,11 @@ def wait_for_status(machine: Booted, text: str) -> None:
 def reconfigure(machine: Booted, text: str) -> None:
     machine.write(DROPPED, f"[Service]\n{text}\n")
     machine.systemctl("daemon-reload")
+
+
+def fetched(machine: Booted, path: str) -> str:
+    """The body of an answer."""
+    return machine.run("/opt/imageopsd/bin/python", "-c", READ, HERE + path).stdout
 
 
 def fetch(machine: Booted, path: str) -> str:
@@ -200,6 +208,23 @@ def test_tokens_come_as_a_credential_that_only_root_and_the_service_can_read(ser
     assert fetch(service, "/livez") == "200"
 
 
+def test_a_reload_takes_over_what_is_good_and_reports_what_is_not(service: Booted) -> None:
+    life, slots = service.show("MainPID"), "[worker]\n"
+    try:
+        service.write(CONFIG_FILE, CONFIG.replace(slots, f"{slots}slots = 7\n"))
+        service.run("chmod", "-R", "a+rX", "/etc/imageopsd")
+        service.systemctl("reload", "imageopsd.service")
+        service.until(lambda: '"slots": 7' in fetched(service, "/status"), "the new number of slots does not count")
+        service.until(lambda: service.show("ActiveState") == "active", "it stays in its reload")
+        service.write(CONFIG_FILE, CONFIG.replace(slots, f"{slots}slots = 0\n"))
+        assert service.run("systemctl", "reload", "imageopsd.service").returncode != 0
+        assert f"{CONFIG_FILE}:5: worker.slots: Expected 'int' >= 1" in service.journal()
+        assert (service.show("ActiveState"), service.show("MainPID")) == ("active", life)
+        assert '"slots": 7' in fetched(service, "/status")
+    finally:
+        service.write(CONFIG_FILE, CONFIG)
+
+
 def test_a_configuration_error_is_not_tried_again(service: Booted) -> None:
     reconfigure(service, "Environment=IMAGEOPSD_WORKER__SLOTS=none")
     assert service.run("systemctl", "restart", "imageopsd.service").returncode != 0
@@ -220,9 +245,12 @@ def test_the_unit_is_exposed_no_more_than_it_was() -> None:
 def test_systemd_understands_every_line_of_the_units(tmp_path: Path) -> None:
     need(shutil.which("systemd-analyze"), "systemd-analyze is not installed")
     for unit in (*UNITS.glob("*.service"), *UNITS.glob("*.socket")):
-        text = unit.read_text().replace("/opt/imageopsd/bin/imageopsd serve", "/bin/true")
+        text = unit.read_text().replace("/opt/imageopsd/bin/imageopsd", "/bin/true")
         (tmp_path / unit.name).write_text(text)
+    version = int(subprocess.check_output(["systemd-analyze", "--version"], text=True).split()[1])
     for drop_in in UNITS.glob("imageopsd.service.d/*.conf.example"):
+        if "notify-reload" in drop_in.name and version < 253:
+            continue
         directory = tmp_path / "imageopsd.service.d"
         directory.mkdir(exist_ok=True)
         (directory / drop_in.stem).write_text(drop_in.read_text())

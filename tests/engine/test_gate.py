@@ -42,6 +42,54 @@ async def test_nothing_is_started_while_paused_and_whoever_waits_is_told(engine:
     assert [reason is None for reason in turned(engine, Obstacle.PAUSED)] == [False, True]
 
 
+async def test_slots_follow_the_gate_and_what_runs_ends_first(engine: Engine) -> None:
+    def resize(slots: int) -> None:
+        gate.configure(slots=slots, project_slots=None, policy=BreakerPolicy(10, 5, 300))
+
+    gate = engine.gate(slots=1)
+    async with engine.working(gate=gate) as worker:
+        operations = [await engine.insert(f"i-{number}") for number in range(6)]
+        calls = [await engine.backend.next_call()]
+        await anyio.wait_all_tasks_blocked()
+        assert worker.running == 1
+        resize(4)
+        calls += [await engine.backend.next_call() for _ in range(3)]
+        resize(2)
+        for call, operation in zip(calls[:2], operations[:2], strict=True):
+            call.succeed()
+            await engine.done(operation)
+            await anyio.wait_all_tasks_blocked()
+        assert worker.running == 2
+        calls[2].succeed()
+        calls.append(await engine.backend.next_call())
+        assert worker.running == 2
+        resize(3)
+        calls.append(await engine.backend.next_call())
+        for call in calls[3:]:
+            call.succeed()
+        for operation in operations:
+            await engine.done(operation)
+        resize(1)
+        resize(2)
+        for name in ("x", "y", "z"):
+            await engine.insert(name)
+        for _ in range(2):
+            await engine.backend.next_call()
+        await anyio.wait_all_tasks_blocked()
+        assert worker.running == 2
+
+
+async def test_a_higher_limit_of_the_unfinished_lets_those_on_who_wait(engine: Engine) -> None:
+    backlog = Backlog(engine.bus, limit=2, count=2)
+    with pytest.raises(Overloaded):
+        backlog.check()
+    async with anyio.create_task_group() as group:
+        group.start_soon(backlog.eased)
+        await anyio.wait_all_tasks_blocked()
+        backlog.configure(4)
+    backlog.check()
+
+
 async def test_whoever_waits_for_a_slot_is_told_of_which(engine: Engine) -> None:
     gate = engine.gate(slots=2, project_slots=1)
     async with engine.working(gate=gate):

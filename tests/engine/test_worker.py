@@ -131,7 +131,7 @@ async def test_a_temporary_failure_is_tried_again_when_its_time_comes(engine: En
 
 async def test_the_timer_of_a_deferred_operation_wakes_the_worker_by_itself(engine: Engine) -> None:
     async with engine.working() as worker:
-        worker._retry = RetryPolicy(attempts=3, base=0, cap=0)
+        worker.retry = RetryPolicy(attempts=3, base=0, cap=0)
         operation = await engine.insert()
         (await engine.backend.next_call()).fail(TemporaryFailure("SOURCE_UNAVAILABLE", "again"))
         (await engine.backend.next_call()).succeed()
@@ -192,7 +192,7 @@ async def test_a_copy_of_what_never_came_to_be_fails_at_once(engine: Engine) -> 
 
 async def test_a_record_that_breaks_our_own_rules_ends_alone(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     async with engine.working() as worker:
-        monkeypatch.setattr(worker._retry.__class__, "next_try", lambda *_: 1 / 0)
+        monkeypatch.setattr(worker.retry.__class__, "next_try", lambda *_: 1 / 0)
         broken, good = await engine.insert("broken"), await engine.insert("good")
         first, second = await engine.backend.next_call(), await engine.backend.next_call()
         first.fail(TemporaryFailure("SOURCE_UNAVAILABLE", "again"))

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.client import HTTPConnection
@@ -104,6 +105,29 @@ def test_time_is_asked_for_while_it_starts_and_while_it_drains(manager: Manager,
         ended = manager.heard("EXTEND_TIMEOUT_USEC=")
         assert "STOPPING=1" in ended
         assert "STATUS=Draining: 1 running, 0 waiting, 0 succeeded, 0 failed" in ended
+
+
+def test_a_reload_is_told_with_its_time_and_its_end_however_it_goes(manager: Manager, tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text("[worker]\nslots = 3\n")
+    with manager.running(tmp_path / "data", environment={"IMAGEOPSD_CONFIG": str(file)}) as process:
+        manager.heard("READY=1")
+        for text, said in (
+            ("[worker]\nslots = 0\n", "; the new configuration has errors, the old one counts"),
+            ("[worker]\nslots = 5\n", ""),
+        ):
+            file.write_text(text)
+            before = time.monotonic_ns() // 1000
+            process.send_signal(signal.SIGHUP)
+            reloading, at = manager.heard("RELOADING=1")[-2:]
+            assert reloading == "RELOADING=1"
+            name, _, microseconds = at.partition("=")
+            assert name == "MONOTONIC_USEC"
+            assert before <= int(microseconds) <= time.monotonic_ns() // 1000
+            assert manager.heard("READY=1")[-2:] == [
+                "READY=1",
+                f"STATUS=Ready: 0 running, 0 waiting, 0 succeeded, 0 failed{said}",
+            ]
 
 
 def test_the_watchdog_is_fed_if_there_is_one(manager: Manager, tmp_path: Path) -> None:

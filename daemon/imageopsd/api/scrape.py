@@ -42,9 +42,8 @@ class Scrape:
         depth = await self._queue.depth()
         age = self._clock().timestamp() - depth.oldest.timestamp() if depth.oldest else 0.0
         self._metrics.set_depths(depth.waiting, depth.dead, max(age, 0.0), self._board.pending)
-        if self._store.quotas:
-            usage = await self._store.usage(None, self._clock())
-            self._metrics.set_quota_use(self._store.quotas.fullest(usage))
+        usage = await self._store.usage(None, self._clock()) if self._store.quotas else ()
+        self._metrics.set_quota_use(self._store.quotas.fullest(usage))
         await self._from_disk()
 
     def _from_memory(self) -> None:

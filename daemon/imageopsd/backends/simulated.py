@@ -101,6 +101,7 @@ class SimulatedBackend:
     """Remembers what it made, because a repeated operation gets the same again."""
 
     Options = _Options
+    fixed = frozenset({"journal"})
 
     def __init__(self, options: _Options, data_dir: Path) -> None:
         self._options = options
@@ -108,6 +109,9 @@ class SimulatedBackend:
         self._machine_images: OrderedDict[str, MachineImageFacts] = OrderedDict()
         self._effects: OrderedDict[tuple[str, Verb], None] = OrderedDict()
         self._journal = Journal(Path(options.journal)) if options.journal else None
+
+    def configure(self, options: _Options) -> None:
+        self._options = options
 
     @property
     def effects(self) -> list[tuple[str, Verb]]:

@@ -1,15 +1,27 @@
 """`imageopsd config`: what the daemon would run with, and what is wrong with it."""
 
 import json
-from collections.abc import Iterator
+from contextlib import suppress
+from importlib.metadata import distribution
+from pathlib import Path
 from typing import Any
 
 import click
 import msgspec
 
-from imageopsd.cli.options import configured
+import imageopsd
+from imageopsd import plugins
+from imageopsd.cli.exits import Exit, Failure
+from imageopsd.cli.options import configured, installed
 from imageopsd.config import Loaded
+from imageopsd.config.changes import values
+from imageopsd.config.schema import file_schema
 from imageopsd.model.durations import Seconds
+
+INSTALLED = "share/imageopsd/imageopsd.toml"
+"""Where pyproject.toml has the manual of every option installed, beneath the prefix."""
+SOURCE = Path(imageopsd.__file__).parents[2] / "config" / "imageopsd.toml"
+"""Where it is if we run from a clone."""
 
 
 @click.group()
@@ -30,7 +42,7 @@ def check(loaded: Loaded) -> None:
 def show(loaded: Loaded, origin: bool) -> None:
     """Print every key with its value in force, as TOML."""
     section = ""
-    for key, value in _values(loaded.settings, ""):
+    for key, value in values(loaded.settings).items():
         table, _, name = key.rpartition(".")
         if table != section:
             section = table
@@ -39,19 +51,23 @@ def show(loaded: Loaded, origin: bool) -> None:
         click.echo(f"{line}  # {loaded.origins.get(key, 'default')}" if origin else line)
 
 
-def _values(section: Any, prefix: str) -> Iterator[tuple[str, Any]]:
-    """Dotted keys and values, those of a section before its subsections, as TOML wants them."""
-    pairs = (
-        section.items() if isinstance(section, dict) else ((f, getattr(section, f)) for f in section.__struct_fields__)
-    )
-    inner: list[tuple[str, Any]] = []
-    for name, value in pairs:
-        if isinstance(value, msgspec.Struct) or name == "backends":
-            inner.append((f"{prefix}{name}.", value))
-        else:
-            yield f"{prefix}{name}", value
-    for deeper, value in inner:
-        yield from _values(value, deeper)
+@config.command()
+def schema() -> None:
+    """Print the JSON Schema of the configuration file, for editors."""
+    try:
+        made = file_schema(plugins.options(), installed(), _manual())
+    except plugins.PluginError as error:
+        raise Failure(Exit.CONFIGURATION, str(error)) from error
+    click.echo(json.dumps(made, indent=2))
+
+
+def _manual() -> str:
+    """The text of `config/imageopsd.toml`; without it the schema only describes less."""
+    places = [Path(str(file.locate())) for file in distribution("imageopsd").files or () if file.match(INSTALLED)]
+    for place in (*places, SOURCE):
+        with suppress(FileNotFoundError):
+            return place.read_text()
+    return ""
 
 
 def _toml(value: Any) -> str:

@@ -16,9 +16,10 @@ from imageopsd.config.loading import CONFIG_VARIABLE
 Command = Callable[..., None]
 
 
-def configured(command: Command, *, whole: bool = True) -> Command:
+def configured(command: Command, *, whole: bool = True, again: bool = False) -> Command:
     """Gives a command --config, --data-dir and --set, and passes it what they lead to as `loaded`; unless `whole`,
-    without the backends' sections, which spares it the time to import the backends."""
+    without the backends' sections, which spares it the time to import the backends. With `again` it also gets
+    `read_again`, which reads all of it once more and raises ConfigError."""
 
     @click.option(
         "--config",
@@ -32,7 +33,10 @@ def configured(command: Command, *, whole: bool = True) -> Command:
     @functools.wraps(command)
     def run(config_file: Path | None, data_dir: Path | None, settings: tuple[str, ...], **others: Any) -> None:
         flags = [("server.listen", others.pop("listen", None), "--listen"), ("data_dir", data_dir, "--data-dir")]
-        command(loaded=load_settings(config_file, settings, flags, whole=whole), **others)
+        read = functools.partial(_read, config_file, settings, flags, whole=whole)
+        if again:
+            others["read_again"] = read
+        command(loaded=_or_failure(read), **others)
 
     return run
 
@@ -76,18 +80,38 @@ def load_settings(
 ) -> Loaded:
     """The configuration in force; `flags` are (key, value or None, option) beside --set. Raises Failure 78 with every
     problem."""
+    return _or_failure(functools.partial(_read, config_file, settings, flags, whole=whole))
+
+
+def _or_failure(read: Callable[[], Loaded]) -> Loaded:
+    try:
+        return read()
+    except ConfigError as error:
+        raise Failure(Exit.CONFIGURATION, "the configuration has errors:\n  " + "\n  ".join(error.problems)) from error
+
+
+def _read(
+    config_file: Path | None,
+    settings: Sequence[str],
+    flags: Sequence[tuple[str, object | None, str]],
+    *,
+    whole: bool,
+) -> Loaded:
     layers = [(key, str(value), option) for key, value, option in flags if value is not None]
     for pair in settings:
         key, equals, value = pair.partition("=")
         if not equals:
             raise click.UsageError(f"--set {pair}: expected SECTION.KEY=VALUE")
         layers.append((key, value, f"--set {key}"))
+    if not whole:
+        return load(config_file, os.environ, layers, None)
     try:
-        if not whole:
-            return load(config_file, os.environ, layers, None)
-        installed = {"store": plugins.names(plugins.STORES), "queue": plugins.names(plugins.QUEUES)}
-        return load(config_file, os.environ, layers, plugins.options(), installed)
-    except ConfigError as error:
-        raise Failure(Exit.CONFIGURATION, "the configuration has errors:\n  " + "\n  ".join(error.problems)) from error
+        options = plugins.options()
     except plugins.PluginError as error:
-        raise Failure(Exit.CONFIGURATION, str(error)) from error
+        raise ConfigError([str(error)]) from error
+    return load(config_file, os.environ, layers, options, installed())
+
+
+def installed() -> dict[str, list[str]]:
+    """The names that `store` and `queue` may have."""
+    return {"store": plugins.names(plugins.STORES), "queue": plugins.names(plugins.QUEUES)}

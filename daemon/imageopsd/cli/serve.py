@@ -1,6 +1,8 @@
 """`imageopsd serve`: the daemon in the foreground, for systemd, a container or a terminal."""
 
 import logging
+from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 
 import click
@@ -22,12 +24,17 @@ class Duration(click.ParamType[Seconds]):
 
 
 @click.command()
-@configured
+@partial(configured, again=True)
 @click.option("--listen", metavar="HOST:PORT", help="Override server.listen.")
 @click.option("--exit-when-idle", type=Duration(), metavar="30s", help="Stop after so long without any work.")
 @click.option("--max-operations", type=click.IntRange(min=1), help="Stop after so many operations have ended.")
-def serve(loaded: Loaded, exit_when_idle: Seconds | None, max_operations: int | None) -> None:
-    """Run the daemon until SIGTERM; a second SIGTERM means now."""
+def serve(
+    loaded: Loaded,
+    read_again: Callable[[], Loaded],
+    exit_when_idle: Seconds | None,
+    max_operations: int | None,
+) -> None:
+    """Run the daemon until SIGTERM; a second SIGTERM means now. SIGHUP has it read its configuration again."""
     import anyio
 
     from imageopsd.daemon import Daemon, StartError
@@ -38,7 +45,7 @@ def serve(loaded: Loaded, exit_when_idle: Seconds | None, max_operations: int | 
     settings = loaded.settings
     logging.raiseExceptions = False  # a log that cannot be written is no reason for tracebacks, nor to stop working
     logs.configure(settings.log.format, settings.log.level, version("imageopsd"))
-    daemon = Daemon(settings, exit_when_idle=exit_when_idle, max_operations=max_operations)
+    daemon = Daemon(settings, read_again, exit_when_idle=exit_when_idle, max_operations=max_operations)
     try:
         anyio.run(daemon.run)
     except Exception as error:

@@ -170,7 +170,7 @@ def _section(
     arguments = dict(given)
     origins: dict[str, str] = {}
     complete = True
-    for name, hint in _fields(kind):
+    for name, hint in fields(kind):
         if name in given:
             continue
         key = f"{prefix}{name}"
@@ -231,14 +231,15 @@ def _sentence(error: Exception) -> str:
     return re.sub(r" - at '\$(.*)'$", lambda at: f" at {at[1]}" if at[1] else "", text)
 
 
-def _fields(kind: type[Any]) -> list[tuple[str, Any]]:
+def fields(kind: type[Any]) -> list[tuple[str, Any]]:
+    """The names of a struct's fields with their types, constraints included."""
     hints = get_type_hints(kind, include_extras=True)
     return [(name, hints[name]) for name in kind.__struct_fields__]
 
 
 def _known_keys(kind: type[Any], prefix: str) -> list[str]:
     keys: list[str] = []
-    for name, hint in _fields(kind):
+    for name, hint in fields(kind):
         if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
             keys += _known_keys(hint, f"{prefix}{name}.")
         else:

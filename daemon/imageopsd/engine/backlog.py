@@ -26,6 +26,11 @@ class Backlog:
         while self._count > self._limit // 2:
             await self._eased.wait()
 
+    def configure(self, limit: int) -> None:
+        """Another limit; who waits for room is let on if there is enough of it now."""
+        self._limit = limit
+        self._ease()
+
     def _hear(self, happening: Happening) -> None:
         if not isinstance(happening, Change):
             return
@@ -39,6 +44,9 @@ class Backlog:
 
     def _done(self) -> None:
         self._count -= 1
+        self._ease()
+
+    def _ease(self) -> None:
         if self._count <= self._limit // 2:
             self._eased.set()
             self._eased = anyio.Event()

@@ -37,8 +37,6 @@ class Gate:
         look_again: float = LOOK_AGAIN,
         backend_obstacle: Callable[[], str | None] = lambda: None,
     ) -> None:
-        self.slots = slots
-        self.project_slots = project_slots
         self._bus = bus
         self._clock = clock
         self._breaker = Breaker(policy)
@@ -51,7 +49,15 @@ class Gate:
         self._store_ill = anyio.Event()
         self._given_up = False
         self.turned: Callable[[], None] = lambda: None
+        self.configure(slots=slots, project_slots=project_slots, policy=policy)
         bus.subscribe(self._hear)
+
+    def configure(self, *, slots: int, project_slots: int | None, policy: BreakerPolicy) -> None:
+        """Other limits. A breaker that is open stays so for the rest it has begun."""
+        self.slots = slots
+        self.project_slots = project_slots
+        self._breaker.policy = policy
+        self.turned()
 
     # ---------------------------------------------------------------------------------------- the worker's
 

@@ -80,10 +80,13 @@ class ImageOps:
         self._ids = ids
         self._clock = clock
         self._backlog = backlog
-        self._request_id_window = timedelta(seconds=request_id_window)
         self._why_waiting = why_waiting
         self._seal = seal
         self.draining = False
+        self.configure(request_id_window=request_id_window)
+
+    def configure(self, *, request_id_window: float) -> None:
+        self._request_id_window = timedelta(seconds=request_id_window)
 
     async def submit(self, request: AnyRequest, *, user: str, version: str = "v1") -> Operation:
         """Records an operation for the request and returns it, durable; for a repeated request id the first one."""

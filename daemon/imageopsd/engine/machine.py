@@ -5,7 +5,8 @@ from typing import Any
 
 import anyio
 
-from imageopsd.config.settings import Settings
+from imageopsd.config.settings import Records, Settings
+from imageopsd.config.settings import Worker as WorkerOptions
 from imageopsd.engine.backlog import Backlog
 from imageopsd.engine.bus import EventBus
 from imageopsd.engine.deadlines import Deadlines
@@ -45,42 +46,30 @@ class Machine:
     ) -> None:
         options, records = settings.worker, settings.records
         self._queue = queue
-        self._drain_timeout = options.drain_timeout
-        self._gate = Gate(
-            bus,
-            clock,
-            slots=options.slots,
-            project_slots=options.project_slots or None,
-            policy=BreakerPolicy(options.breaker_failures, options.breaker_rest, options.breaker_longest_rest),
-            backend_obstacle=backend.obstacle,
-        )
-        backlog = Backlog(bus, records.max_unfinished, totals.pending + totals.running)
+        self._gate = Gate(bus, clock, slots=options.slots, backend_obstacle=backend.obstacle)
+        self._backlog = Backlog(bus, records.max_unfinished, totals.pending + totals.running)
         self.ops = ImageOps(
             store,
             bus,
             ids,
             clock,
-            backlog=backlog,
-            request_id_window=records.request_id_window,
+            backlog=self._backlog,
             why_waiting=self._gate.why_waiting,
             seal=keyring.sealed,
         )
-        retry = RetryPolicy(options.attempts, options.retry_base, options.retry_cap, options.retry_patience)
         self._worker = Worker(
             store,
             backend,
             bus,
-            retry,
+            _retry(options),
             clock,
             self._gate,
             owner=boot,
             lease=options.lease,
             open_keys=keyring.opened,
         )
-        self._intake = Intake(queue, self.ops, bus, clock, self._gate, backlog)
-        self._retention = Retention(
-            store, bus, clock, succeeded=records.keep_succeeded or None, failed=records.keep_failed or None
-        )
+        self._intake = Intake(queue, self.ops, bus, clock, self._gate, self._backlog)
+        self._retention = Retention(store, bus, clock, succeeded=None, failed=None)
         self._upkeep = Upkeep(
             store,
             bus,
@@ -98,11 +87,28 @@ class Machine:
         ]
         if isinstance(store, Inventory) and isinstance(backend, Keeper):
             self._to_the_last.append(Housekeeping(store, backend, bus).run)
+        self.configure_worker(options)
+        self.configure_records(records)
         self.pulses = {"intake": self._intake.pulse, "worker": self._worker.pulse, "upkeep": self._upkeep.pulse}
 
     @property
     def running(self) -> int:
         return self._worker.running
+
+    def configure_worker(self, options: WorkerOptions) -> None:
+        """Takes over all that can change while it works."""
+        self._drain_timeout = options.drain_timeout
+        self._gate.configure(
+            slots=options.slots,
+            project_slots=options.project_slots or None,
+            policy=BreakerPolicy(options.breaker_failures, options.breaker_rest, options.breaker_longest_rest),
+        )
+        self._worker.retry = _retry(options)
+
+    def configure_records(self, records: Records) -> None:
+        self._backlog.configure(records.max_unfinished)
+        self.ops.configure(request_id_window=records.request_id_window)
+        self._retention.configure(succeeded=records.keep_succeeded or None, failed=records.keep_failed or None)
 
     def interrupt(self) -> None:
         """Interrupts what runs at once; it will be taken up again."""
@@ -133,3 +139,7 @@ class Machine:
         while True:
             self._gate.pause(pause)
             pause = await self._queue.pause_turned(pause)
+
+
+def _retry(options: WorkerOptions) -> RetryPolicy:
+    return RetryPolicy(options.attempts, options.retry_base, options.retry_cap, options.retry_patience)

@@ -29,6 +29,10 @@ class Retention:
         self._store = store
         self._bus = bus
         self._clock = clock
+        self.configure(succeeded=succeeded, failed=failed)
+
+    def configure(self, *, succeeded: float | None, failed: float | None) -> None:
+        """What the next round goes by."""
         self._kept = {False: succeeded, True: failed}
 
     async def run(self) -> None:

@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from http import HTTPStatus
 
 import anyio
+from anyio.abc import TaskGroup
 from structlog.contextvars import bound_contextvars
 
 from imageopsd.engine.asking import Asking
@@ -88,8 +89,9 @@ class _Seat:
 
 class Worker:
     """As many loops as the gate has slots, each carrying out one operation at a time, fed by one loop that claims for
-    all free ones at once. `lease` is in seconds; `open_keys` opens a request's keys (`Keyring.opened`); `dice` gives
-    the retry policy's random numbers; `ticks` are seconds of a clock that nobody sets."""
+    all free ones at once and has their number follow the gate's. `lease` is in seconds; `open_keys` opens a request's
+    keys (`Keyring.opened`); `dice` gives the retry policy's random numbers; `ticks` are seconds of a clock that nobody
+    sets."""
 
     def __init__(
         self,
@@ -109,7 +111,7 @@ class Worker:
         self._store = store
         self._effects = Effects(store, backend, Asking(bus, ticks, clock), clock, open_keys)
         self._bus = bus
-        self._retry = retry
+        self.retry = retry
         self._clock = clock
         self._gate = gate
         self._owner = owner
@@ -119,6 +121,7 @@ class Worker:
         self._held_until = 0.0
         self._early: dict[str, Cancelled] = {}
         self._free: deque[_Seat] = deque()
+        self._slots = 0
         self._runs: set[Run] = set()
         self._dirty = anyio.Event()
         self._hint = anyio.Event()
@@ -162,9 +165,7 @@ class Worker:
         async with anyio.create_task_group() as side:
             side.start_soon(self._flush)
             async with anyio.create_task_group() as slots:
-                for _ in range(self._gate.slots):
-                    slots.start_soon(self._slot)
-                await self._feed()
+                await self._feed(slots)
             side.cancel_scope.cancel()
 
     async def _first_due(self) -> datetime | None:
@@ -194,13 +195,14 @@ class Worker:
         for run in self._runs:
             run.interrupt(Reason.SHUTDOWN)
 
-    async def _feed(self) -> None:
+    async def _feed(self, slots: TaskGroup) -> None:
         """Claims for the free slots whenever something may have become due; no polling: a hint or a timer wakes it."""
         self.look()
         while not self._stopping.is_set():
             with anyio.move_on_after(self._until_next_due()):
                 await self._hint.wait()
             self._hint = anyio.Event()
+            self._fit(slots)
             while not self._stopping.is_set() and (seats := self._gate.seats(len(self._free))):
                 with self.pulse.turn():
                     claims = await self._claim(seats)
@@ -211,6 +213,14 @@ class Worker:
         for seat in self._free:
             seat.called.set()
         self._fed.set()
+
+    def _fit(self, slots: TaskGroup) -> None:
+        """Begins slots that are missing, ends free ones that are too many; busy ones end when they are done."""
+        for _ in range(self._gate.slots - self._slots):
+            self._slots += 1
+            slots.start_soon(self._slot)
+        for _ in range(min(self._slots - self._gate.slots, len(self._free))):
+            self._free.popleft().called.set()
 
     def _until_next_due(self) -> float | None:
         now = self._clock()
@@ -250,7 +260,7 @@ class Worker:
         return claims
 
     async def _slot(self) -> None:
-        while not self._stopping.is_set():
+        while not self._stopping.is_set() and self._slots <= self._gate.slots:
             seat = _Seat()
             self._free.append(seat)
             self.look()
@@ -259,6 +269,7 @@ class Worker:
                 # whatever the backend or a library logs meanwhile, in threads too, says on what it worked
                 with bound_contextvars(**_about(seat.run.claim)):
                     await self._work(seat.run)
+        self._slots -= 1
 
     # -------------------------------------------------------------------------------------- one operation
 
@@ -352,9 +363,9 @@ class Worker:
         """Tries again later if that can help, else ends the operation."""
         claim, now = run.claim, self._clock()
         if isinstance(failure, TemporaryFailure) and (
-            until := self._retry.next_try(claim.attempt, now, self._dice(), failure.delay, run.operation.start_time)
+            until := self.retry.next_try(claim.attempt, now, self._dice(), failure.delay, run.operation.start_time)
         ):
-            event = Deferred(claim.attempt, self._retry.attempts, failure.entry, until)
+            event = Deferred(claim.attempt, self.retry.attempts, failure.entry, until)
             await self._write(run, event, self._store.defer, until)
             self._due_at(until)
             return

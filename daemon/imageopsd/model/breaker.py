@@ -26,7 +26,7 @@ class Breaker:
     """Closed (`until` is `None`), open until `until`, then half open: one operation is a trial."""
 
     def __init__(self, policy: BreakerPolicy) -> None:
-        self._policy = policy
+        self.policy = policy
         self._failures = 0
         self._openings = 0
         self._trial = False
@@ -56,9 +56,9 @@ class Breaker:
         """Whether that opened it, or kept it open for another while."""
         self._failures += 1
         was_trial, self._trial = self._trial, False
-        if self._failures < self._policy.failures or (self.until is not None and not was_trial):
+        if self._failures < self.policy.failures or (self.until is not None and not was_trial):
             return False  # what was under way when it opened fails as well, and says nothing new
-        rest = min(self._policy.rest * 2 ** min(self._openings, LONGEST_SHIFT), self._policy.longest_rest)
+        rest = min(self.policy.rest * 2 ** min(self._openings, LONGEST_SHIFT), self.policy.longest_rest)
         self._openings += 1
         self.until = now + timedelta(seconds=rest)
         return True

@@ -6,7 +6,10 @@ LONGEST = 3650 * 86_400.0
 """Ten years: beyond it sums with times of day overflow, and nobody means it."""
 
 _UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
-_DURATION = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]+)?)(?P<unit>ms|s|m|h|d)", re.ASCII)
+DURATION = r"[0-9]+(?:\.[0-9]+)?(?:ms|s|m|h|d)"
+"""The form, for whoever checks it elsewhere."""
+
+_PARTS = re.compile(r"(?P<number>[0-9.]+)(?P<unit>[a-z]+)")
 
 
 class Seconds(float):
@@ -15,7 +18,7 @@ class Seconds(float):
     @classmethod
     def parse(cls, text: object) -> "Seconds":
         """Raises ValueError with what was expected."""
-        match = _DURATION.fullmatch(text) if isinstance(text, str) else None
+        match = _PARTS.match(text) if isinstance(text, str) and re.fullmatch(DURATION, text) else None
         if not match:
             raise ValueError(f"Expected a duration in quotes such as '30s', '5m' or '14d', got {text!r}")
         seconds = cls(float(match["number"]) * _UNITS[match["unit"]])

@@ -60,7 +60,7 @@ class Limit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """One `[[quota]]` table. `limit` -1 is none; `future_limit` is what the limit will become, which only tells."""
 
     project: str
-    metric: str
+    metric: Annotated[str, msgspec.Meta(extra_json_schema={"enum": [str(metric) for metric in Metric]})]
     limit: Annotated[int, msgspec.Meta(ge=UNLIMITED, le=2**53)]
     future_limit: Annotated[int, msgspec.Meta(ge=UNLIMITED, le=2**53)] | None = None
     rollout_status: Literal["IN_PROGRESS", "ROLLOUT_STATUS_UNSPECIFIED"] | None = None

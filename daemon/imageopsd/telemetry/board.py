@@ -32,9 +32,11 @@ class Board:
     """Subscribe `hear` to the bus. Starts from the store's totals and counts on."""
 
     def __init__(self, version: str, backend: str, slots: int, started: datetime) -> None:
-        self._head = {"version": version, "backend": backend, "slots": slots, "started": started.isoformat()}
+        self._head = {"version": version, "backend": backend, "started": started.isoformat()}
+        self.slots = slots
         self.phase = "starting"
         self.stuck: tuple[str, ...] = ()
+        self.configuration_refused = False
         self.pending = self.succeeded = self.failed = 0
         self._obstacles: dict[Obstacle, str] = {}
         self._running: dict[str, tuple[str, Operation]] = {}
@@ -99,11 +101,13 @@ class Board:
         """For whoever reads one line: `systemctl status`."""
         state = f"stuck in {', '.join(self.stuck)}" if self.stuck else self.phase
         counts = f"{self.running} running, {self.pending} waiting, {self.succeeded} succeeded, {self.failed} failed"
-        return f"{state.capitalize()}: {counts}"
+        refused = "; the new configuration has errors, the old one counts" if self.configuration_refused else ""
+        return f"{state.capitalize()}: {counts}{refused}"
 
     def snapshot(self) -> dict[str, Any]:
         return {
             **self._head,
+            "slots": self.slots,
             "phase": self.phase,
             "obstacles": dict(self._obstacles),
             "operations": {

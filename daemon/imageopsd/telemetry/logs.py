@@ -48,13 +48,18 @@ NOISY = ("aiohttp.access", "aiosqlite", "asyncio")
 
 
 def configure(form: str, level: str, version: str) -> None:
-    """Sets up structlog and the standard library's logging. `form` is `json`, `console`, or
-    `auto`: console on a terminal."""
+    """Sets up structlog and the standard library's logging; once more, with other wishes, at any time. `form` is
+    `json`, `console`, or `auto`: console on a terminal."""
     console = form == "console" or (form == "auto" and sys.stdout.isatty())
     structlog.configure(
-        processors=[*BEGINNING, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *BEGINNING,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
         logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.make_filtering_bound_logger(level),
+        # a logger in use keeps its class; what the level hides is dropped by the root logger's, which can change
+        wrapper_class=structlog.make_filtering_bound_logger("debug"),
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stdout)

@@ -40,6 +40,7 @@ from imageopsd.model.events import (
 from imageopsd.model.faults import Fault, fault_of
 from imageopsd.model.operation import ErrorEntry, Operation
 from imageopsd.model.quota import Metric
+from imageopsd.model.time import Time
 from imageopsd.telemetry.vitals import Vitals
 
 TYPES = ("insert", "patch", "deprecate", "setLabels", "delete")
@@ -70,8 +71,10 @@ class Metrics:
         build = Gauge("imageopsd_build_info", "Version and backend of this daemon; always 1.", ["version", "backend"],
                       registry=self.registry)  # fmt: skip
         build.labels(version, backend).set(1)
-        Gauge("imageopsd_worker_slots", "Operations that can be carried out at once.",
-              registry=self.registry).set(slots)  # fmt: skip
+        self._slots = self._gauge("worker_slots", "Operations that can be carried out at once.")
+        self._slots.set(slots)
+        self._reloaded = self._gauge("config_last_reload_success_timestamp_seconds", "When the configuration in force "
+                                     "was read.")  # fmt: skip
         self._finished = self._counter("operations", "Operations that ended.", type=TYPES, outcome=OUTCOMES)
         self._running_now: set[str] = set()
         self._failed = self._counter("operations_failed", "Operations that failed, by who must act.",
@@ -190,6 +193,17 @@ class Metrics:
             if detail.quota_info is not None:
                 metric = detail.quota_info.metric_name
                 self._quota_refused.labels(metric if metric in QUOTAS else OTHER).inc()
+
+    def set_slots(self, slots: int) -> None:
+        self._slots.set(slots)
+
+    def configuration_read(self, at: Time) -> None:
+        """The configuration in force is the one read then."""
+        self.vitals.set_configured(True)
+        self._reloaded.set(at.timestamp())
+
+    def configuration_refused(self) -> None:
+        self.vitals.set_configured(False)
 
     def set_quota_use(self, shares: Mapping[Metric, float]) -> None:
         """`shares` of their limits, 1 for full."""

@@ -27,8 +27,8 @@ TRACEBACK = frozenset({
     "filename", "lineno", "name", "line", "offset", "msg",
 })  # fmt: skip
 DAEMON = frozenset({
-    "address", "again", "backend", "by", "certificate", "counted", "data_dir", "doing", "expected", "found", "kept",
-    "listen", "loops", "method", "metric", "obstacle", "path", "permission", "problem", "problems", "recovered",
+    "address", "again", "backend", "by", "certificate", "changed", "counted", "data_dir", "doing", "expected", "found",
+    "kept", "keys", "listen", "loops", "method", "metric", "obstacle", "path", "permission", "problem", "problems", "recovered",
     "remote", "reserved", "resource", "running", "seconds", "signal", "timeout_seconds", "tokens", "tokens_file",
     "used", "which",
 })  # fmt: skip
@@ -39,7 +39,10 @@ IDENTIFIERS = frozenset({"operation", "job_id", "client_operation_id", "trace_id
 IDENTIFIER = re.compile(r"operation(?:-[0-9a-f]{1,16}){1,4}|[0-9a-f-]{1,36}")
 """One of our names, a UUID in either of its forms, or a number: none is as long as a key."""
 
-_PLAIN = re.compile(r"[a-z0-9._-]{0,31}|[a-z ,;-]{0,31}")
+_PREFIXES = r"ya29\.|t1\.9eu|y[0-3]_|gh[oprsu]_|github_pat_|glpat-|xox[abprs]-"
+"""What tokens of well-known services begin with."""
+
+_PLAIN = re.compile(rf"(?!.*(?:{_PREFIXES}))[a-z0-9._-]{{0,31}}|[a-z ,;-]{{0,31}}")
 """What none of the patterns below can be found in. Most values are such, and a look is cheaper than all of them."""
 
 _PEM = re.compile(r"-----BEGIN [^-]*-----.*?(?:-----END [^-]*-----|\Z)", re.DOTALL)
@@ -56,7 +59,7 @@ _NAMED = re.compile(
 _SCHEME = re.compile(r"\b((?i:bearer|basic|negotiate))\s+(?=\S*[A-Z0-9=])[^\s\"',;]{6,}")
 _KNOWN_TOKEN = re.compile(
     r"\beyJ[\w-]{8,}(?:\.[\w-]*)*"  # a JSON web token, RFC 7519
-    r"|\b(?:ya29\.|t1\.9eu|y[0-3]_|gh[oprsu]_|github_pat_|glpat-|xox[abprs]-)[\w.=-]{8,}|\b(?:AKIA|ASIA|AIza)[\w-]{12,}"
+    rf"|\b(?:{_PREFIXES})[\w.=-]{{8,}}|\b(?:AKIA|ASIA|AIza)[\w-]{{12,}}"
 )
 _RUN = re.compile(r"[A-Za-z0-9_+/~-]{20,}={0,2}")
 _HEX = re.compile(r"[0-9a-fA-F]{32,}")

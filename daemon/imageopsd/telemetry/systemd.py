@@ -4,6 +4,7 @@ which promises to keep the protocol stable and shows this much of it as an examp
 
 import os
 import socket
+import time
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -13,7 +14,7 @@ FIRST_SOCKET = 3
 """The number of the first descriptor that is passed (SD_LISTEN_FDS_START)."""
 
 PATIENCE = 1.0
-"""Seconds to wait for a manager that has not read its mail; readiness alone is worth it."""
+"""Seconds to wait for a manager that has not read its mail."""
 
 STATUS_INTERVAL = 1.0
 """Seconds between two texts for `systemctl status`."""
@@ -24,15 +25,22 @@ EXTENSION = 60.0
 
 def notify(**fields: str | int) -> None:
     """Sends `KEY=value` lines to $NOTIFY_SOCKET; does nothing where there is none or nobody listens any more. What a
-    busy manager has no room for is lost, for the daemon has better to do than to wait; READY=1 waits a moment."""
+    busy manager has no room for is lost, for the daemon has better to do than to wait; what somebody waits for, a start
+    or a reload, waits a moment."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if address[:1] not in ("/", "@"):
         return
     message = "\n".join(f"{key}={value}" for key, value in fields.items())
     with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-        sock.settimeout(PATIENCE if "READY" in fields else 0)
+        sock.settimeout(PATIENCE if fields.keys() & {"READY", "RELOADING"} else 0)
         sock.connect("\0" + address[1:] if address[0] == "@" else address)
         sock.sendall(message.encode())
+
+
+def notify_reloading() -> None:
+    """To be followed by READY=1, or `systemctl reload` waits until it gives up. The time, in the same datagram, is what
+    Type=notify-reload tells this reload by from an earlier one."""
+    notify(RELOADING=1, MONOTONIC_USEC=time.monotonic_ns() // 1000)
 
 
 def watchdog_seconds() -> float | None:

@@ -11,6 +11,10 @@ FILES = ("tokens_file", *CREDENTIALS[:1])
 """Options of `server` whose files are read again while the daemon runs."""
 
 
+CONFIGURATION = "configuration"
+"""The file of all options, which is read again on SIGHUP."""
+
+
 class Vitals:
     """`gauge` makes one in the registry with every label pair at zero."""
 
@@ -25,11 +29,16 @@ class Vitals:
                              "When the first certificate of the file runs out; +Inf if there is no such file.",
                              credential=CREDENTIALS)  # fmt: skip
         self._read = gauge("config_last_reload_successful", "0 while a file has become bad and its old content counts.",
-                           file=FILES)  # fmt: skip
+                           file=(CONFIGURATION, *FILES))  # fmt: skip
+        self._read.labels(CONFIGURATION).set(1)
         for credential in CREDENTIALS:
             self._expiry.labels(credential).set(math.inf)
         for file in FILES:
             self._read.labels(file).set(1)
+
+    def set_configured(self, good: bool) -> None:
+        """Whether the configuration could be taken over when it was last read again."""
+        self._read.labels(CONFIGURATION).set(good)
 
     def set_state(self, ready: bool, stuck: int, oldest_age: float) -> None:
         self._ready.set(ready)

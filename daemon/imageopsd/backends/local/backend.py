@@ -52,12 +52,18 @@ class LocalBackend(Keeping):
     """Images are files beneath a directory; see `layout` for which."""
 
     Options = LocalOptions
+    fixed: frozenset[str] = frozenset()
 
     def __init__(self, options: LocalOptions, data_dir: Path) -> None:
-        self._options = options
         self._layout = Layout(data_dir)
         self._cloner = Cloner()
-        self._turns = Turns(options.max_imports_per_project, options.max_imports_per_server)
+        self._turns = Turns()
+        self.configure(options)
+
+    def configure(self, options: LocalOptions) -> None:
+        """For what is begun from now on, and where a limit is looked at again, also for what runs."""
+        self._options = options
+        self._turns.limit(options.max_imports_per_project, options.max_imports_per_server)
         self._resources = Resources(options)
         self._machine_images = MachineImages(options, self._layout, self._resources, self._cloner)
 

@@ -10,9 +10,13 @@ from imageopsd.model.errors import NotYet
 class Turns:
     """Counts what runs in this process. A limit of 0 is none."""
 
-    def __init__(self, per_project: int, per_server: int) -> None:
-        self._limits = {"project": per_project, "server": per_server}
+    def __init__(self, per_project: int = 0, per_server: int = 0) -> None:
+        self.limit(per_project, per_server)
         self._running: Counter[tuple[str, str]] = Counter()
+
+    def limit(self, per_project: int, per_server: int) -> None:
+        """Other limits, for whoever comes next."""
+        self._limits = {"project": per_project, "server": per_server}
 
     @contextmanager
     def take(self, project: str, server: str | None) -> Iterator[None]:

@@ -177,6 +177,10 @@ class SqliteStore(Claims, Catalogue, Inventory):
             lambda tx: tx.execute("UPDATE boots SET ended = ? WHERE id = ?", (milliseconds(now), owner)) and None
         )
 
+    async def limit(self, quotas: Quotas) -> None:
+        await self._writer.run(partial(ledger.prepare, limited=bool(quotas)))
+        self.quotas = quotas
+
     async def audit(self) -> list[Correction]:
         return await self._writer.run(ledger.audit)
 
