@@ -7,10 +7,10 @@ import msgspec
 
 from imageopsd.config.settings import Settings
 
-FIXED = frozenset({"data_dir", "backend", "store", "queue", "queues", "server", "worker.lease"})
+FIXED = frozenset({"data_dir", "backend", "store", "queue", "queues", "server", "tracing", "worker.lease"})
 """Keys and whole sections that count from the next start on, apart from what a backend says of its own options: what
-the files are opened by, what the doors are, and the lease, which claims that are held were promised. The files that
-`server` names are read again by themselves."""
+the files are opened by, what the doors are, where traces go, and the lease, which claims that are held were promised.
+The files that `server` names are read again by themselves."""
 
 
 def changed(before: Settings, after: Settings) -> list[str]:

@@ -28,9 +28,9 @@ TRACEBACK = frozenset({
 })  # fmt: skip
 DAEMON = frozenset({
     "address", "again", "backend", "by", "certificate", "changed", "counted", "data_dir", "doing", "expected", "found",
-    "kept", "keys", "listen", "loops", "method", "metric", "obstacle", "path", "permission", "problem", "problems", "recovered",
-    "remote", "reserved", "resource", "running", "seconds", "signal", "timeout_seconds", "tokens", "tokens_file",
-    "used", "which",
+    "kept", "keys", "listen", "loops", "method", "metric", "obstacle", "path", "permission", "problem", "problems",
+    "recovered", "remote", "reserved", "resource", "running", "seconds", "signal", "timeout_seconds", "tokens",
+    "tokens_file", "used", "which",
 })  # fmt: skip
 KNOWN = LINE | WORK | TRACEBACK | DAEMON
 """Every key that passes, at the top of a line and inside of it. What else there is, is dropped, and counted."""
