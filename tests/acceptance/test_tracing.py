@@ -89,7 +89,7 @@ def test_a_collector_that_is_away_costs_spans_and_nothing_else(tmp_path: Path) -
     with socket.socket() as nobody:  # bound and not listening: the port refuses, and stays ours
         nobody.bind(("127.0.0.1", 0))
         endpoint = f"tracing.endpoint=http://127.0.0.1:{nobody.getsockname()[1]}"
-        environment = {"OTEL_EXPORTER_OTLP_TIMEOUT": "1", "OTEL_EXPORTER_OTLP_HEADERS": "secret"}
+        environment = {"OTEL_EXPORTER_OTLP_TIMEOUT": "4", "OTEL_EXPORTER_OTLP_HEADERS": "secret"}
         with DaemonProcess(tmp_path / "data", *AT_ONCE, endpoint, environment=environment) as daemon:
             assert "error" not in daemon.done(daemon.insert(BODY)["name"])
             line = daemon.wait_for("traces cannot be exported")
