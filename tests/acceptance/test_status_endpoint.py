@@ -11,8 +11,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.daemon_process import DaemonProcess, Json, run_cli
 
-from imageopsd.model.events import Obstacle
+from imageopsd.model.events import Obstacle, Outcome, Verb
+from imageopsd.model.faults import Fault
 from imageopsd.model.quota import Metric
+from imageopsd.telemetry.vitals import CREDENTIALS, FILES
 
 SCRIPTS = (
     "backends.simulated.duration=0s",
@@ -190,7 +192,7 @@ def test_no_metric_carries_a_name_of_anybody(lived: Lived) -> None:
     assert labels == {
         "insert", "patch", "deprecate", "setLabels", "delete", "success", "failure", "waiting", "dead", "simulated",
         "INVALID_FIELD_VALUE", "REQUEST_ID_REUSED", "missing", "unknown", "forbidden", "cancelled",
-        *Obstacle, *Metric, "other",
+        *Obstacle, *Metric, "other", *Verb, *Outcome, *Fault, *CREDENTIALS, *FILES,
     }  # fmt: skip
 
 

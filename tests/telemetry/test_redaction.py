@@ -210,6 +210,14 @@ def test_an_identifier_is_none_of_the_things_that_look_random() -> None:
     assert line["reason"] == "[hidden]"
 
 
+def test_of_an_object_only_its_kind_is_shown() -> None:
+    """Nobody knows what its text would show; a short secret in it looks like any word."""
+    log = Log(console=False)
+    log.ours.info("x", reason=Opaque("hunter2"), error=ValueError("why"), path=Path("/a/b"))
+    line = json.loads(log.heard.getvalue())
+    assert (line["reason"], line["error"], line["path"]) == ("<Opaque>", "why", "/a/b")
+
+
 def test_what_was_dropped_is_counted() -> None:
     log = Log(console=False)
     log.ours.info("x", one=1, two=2, reason="why")
