@@ -14,7 +14,7 @@ from tests.daemon_process import DaemonProcess, Json, run_cli
 from imageopsd.model.events import Obstacle, Outcome, Verb
 from imageopsd.model.faults import Fault
 from imageopsd.model.quota import Metric
-from imageopsd.telemetry.vitals import CREDENTIALS, FILES
+from imageopsd.telemetry.vitals import CONFIGURATION, CREDENTIALS, FILES
 
 SCRIPTS = (
     "backends.simulated.duration=0s",
@@ -192,7 +192,8 @@ def test_no_metric_carries_a_name_of_anybody(lived: Lived) -> None:
     assert labels == {
         "insert", "patch", "deprecate", "setLabels", "delete", "success", "failure", "waiting", "dead", "simulated",
         "INVALID_FIELD_VALUE", "REQUEST_ID_REUSED", "missing", "unknown", "forbidden", "cancelled",
-        *Obstacle, *Metric, "other", *Verb, *Outcome, *Fault, *CREDENTIALS, *FILES,
+        *Obstacle, *Metric, "other", *Verb, *Outcome, *Fault, *CREDENTIALS, *FILES, CONFIGURATION,
+        "exported", "dropped",
     }  # fmt: skip
 
 
