@@ -165,10 +165,10 @@ def test_a_request_that_comes_while_the_daemon_is_down_is_answered_by_the_next_o
     service.systemctl("stop", "imageopsd.service")
     service.systemctl("start", "imageopsd.socket")
     assert service.show("ActiveState") == "inactive"
-    assert fetch(service, "/readyz") == "200"
+    assert fetch(service, "/livez") == "200"  # the doors are open before it is ready for work
     first = service.show("MainPID")
     service.systemctl("restart", "imageopsd.service")
-    assert fetch(service, "/readyz") == "200"
+    assert fetch(service, "/readyz") == "200"  # systemd waited for READY=1
     assert service.show("MainPID") != first
     assert service.show("SubState", "imageopsd.socket") == "running"
 
