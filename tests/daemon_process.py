@@ -197,6 +197,12 @@ class DaemonProcess:
         assert line is not None, f"the daemon never said '{event}':\n{self._story()}"
         return line
 
+    def last_words(self) -> str:
+        """What it wrote besides its log, which is expected by whoever asks."""
+        with self._said:
+            words, self._noise = "".join(self._noise), []
+        return words
+
     def _read(self, stream: IO[bytes]) -> None:
         with stream:
             for text in stream:

@@ -122,7 +122,7 @@ class Engine:
         self.bus = EventBus()
         self.ids = IdSource(node=1)
         self.backlog = Backlog(self.bus, limit=1000)
-        self.verbs = ImageOps(self.through, self.bus, self.ids, clock, backlog=self.backlog)
+        self.verbs = ImageOps(self.through, self.bus, self.ids, clock, room=self.backlog.entering)
         self.ops: Any = Patient(self.verbs) if through else self.verbs
         self.happened: list[Happening] = []
         self.bus.subscribe(self._hear)

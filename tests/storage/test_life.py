@@ -159,8 +159,8 @@ class Life(RuleBasedStateMachine):
     @rule(limit=st.integers(1, 3))
     def claim(self, limit: int) -> None:
         until, now = self.now + LEASE, self.now
-        claims = self.run(self.store.claim(self.owner, limit, now, until, lambda o: apply(o, Claimed(), now)))
-        due = self._due(limit)
+        taken = self.run(self.store.claim(self.owner, limit, now, until, lambda o: apply(o, Claimed(), now)))
+        claims, due = taken.claims, self._due(limit)
         assert [claim.operation.id for claim in claims] == [known.record.id for known in due]
         for claim, known in zip(claims, due, strict=True):
             assert (claim.attempt, claim.checkpoint) == (known.attempts + 1, known.checkpoint)
@@ -171,6 +171,8 @@ class Life(RuleBasedStateMachine):
             known.token, known.lease_until, known.owner = claim.token, until, self.owner
             known.record = claim.operation
             self.claims[claim.operation.id] = claim
+        waiting = [known.not_before for known in self._heads() if known.token is None and known.not_before > self.now]
+        assert taken.next_due == min(waiting, default=None)
 
     def _due(self, limit: int) -> list[Known]:
         """The oldest; what was deferred and is due now is as good as the others."""
@@ -342,8 +344,6 @@ class Life(RuleBasedStateMachine):
         )
         images = self.run(self.store.images("p", 100, None, newest_first=False)).items
         assert {str(image.name): image for image in images} == self.images
-        waiting = [known.not_before for known in self._heads() if known.token is None and known.not_before > NOW]
-        assert self.run(self.store.next_due()) == min(waiting, default=None)
 
 
 Life.TestCase.settings = settings(max_examples=25, stateful_step_count=30, deadline=None, derandomize=True)

@@ -94,7 +94,6 @@ async def live(store: SqliteStore) -> None:
     await store.release(c, c.operation, until)
     await store.renew("boot-1", NOW + LEASE)
     await store.recover(NOW + 3 * LEASE)
-    await store.next_due()
     for reference in (done.name, done.id, "11111111-2222-3333-4444-555555555555"):
         await store.operation("p", reference)
         await store.operation(None, reference)

@@ -1,14 +1,13 @@
 """The verbs, the same for every door: make operations out of requests, read what became of them."""
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import timedelta
 from uuid import UUID, uuid5
 
 import anyio
 from msgspec.structs import replace
 
-from imageopsd.engine.backlog import Backlog
 from imageopsd.engine.bus import EventBus
 from imageopsd.engine.effects import undone
 from imageopsd.model.errors import (
@@ -52,6 +51,7 @@ from imageopsd.ports import Page, Store
 
 Clock = Callable[[], Time]
 Seal = Callable[[AnyRequest], AnyRequest]
+Room = Callable[[], AbstractContextManager[None]]
 
 OPERATION_GROUPS = UUID("0d2f61f0-6b1e-5a53-9a35-6f1a4c9be1d4")
 """Namespace of the groups that an operation and its repeats are in (RFC 9562, section 5.5). Never changes."""
@@ -59,6 +59,7 @@ OPERATION_GROUPS = UUID("0d2f61f0-6b1e-5a53-9a35-6f1a4c9be1d4")
 
 class ImageOps:
     """Every method raises a RequestError for what the caller did wrong. Requests come checked (`rules.check`).
+    `room` is entered while a request is accepted, or refuses it (`Backlog.entering`);
     `request_id_window` is for how many seconds a request id leads to its operation; `why_waiting` tells what an
     operation of a project waits for that could be started otherwise; `seal` takes customers' keys out of a request and
     puts them into it sealed (`Keyring.sealed`), or refuses them."""
@@ -70,7 +71,7 @@ class ImageOps:
         ids: IdSource,
         clock: Clock,
         *,
-        backlog: Backlog | None = None,
+        room: Room = nullcontext,
         request_id_window: float = 14 * 86400,
         why_waiting: Callable[[str], str | None] = lambda project: None,
         seal: Seal = without_keyring,
@@ -79,7 +80,7 @@ class ImageOps:
         self._bus = bus
         self._ids = ids
         self._clock = clock
-        self._backlog = backlog
+        self._room = room
         self._why_waiting = why_waiting
         self._seal = seal
         self.draining = False
@@ -94,9 +95,8 @@ class ImageOps:
             raise Unavailable("The daemon is shutting down; send the request again in a moment")
         request = self._seal(request)
         try:
-            if self._backlog is not None:
-                self._backlog.check()
-            return await self._accept(request, user, version)
+            with self._room():
+                return await self._accept(request, user, version)
         except RequestError:
             # what refuses it now may have come with its own first time: the name it took, a source gone since
             if request.request_id and (first := await self._first(request)):

@@ -53,7 +53,7 @@ class Machine:
             bus,
             ids,
             clock,
-            backlog=self._backlog,
+            room=self._backlog.entering,
             why_waiting=self._gate.why_waiting,
             seal=keyring.sealed,
         )
@@ -81,6 +81,8 @@ class Machine:
             freed=self._worker.look,
         )
         self._to_the_last: list[SideTask] = [
+            store.until_broken,
+            queue.until_broken,
             self._upkeep.run,
             lambda: self._gate.heal(store),
             Deadlines(store, self.ops, bus, clock, self._gate).run,

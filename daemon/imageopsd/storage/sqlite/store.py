@@ -9,7 +9,7 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NoReturn, Self
 
 import anyio
 import msgspec
@@ -154,6 +154,9 @@ class SqliteStore(Claims, Catalogue, Inventory):
 
     async def probe(self) -> None:
         await self._writer.run(lambda tx: tx.execute("UPDATE totals SET value = value WHERE name = 'failed'") and None)
+
+    async def until_broken(self) -> NoReturn:
+        await self._writer.until_broken()
 
     async def delete_operation(self, project: str, reference: str) -> None:
         operation = await self.operation(project, reference)
