@@ -13,7 +13,7 @@ from http import HTTPStatus
 
 import anyio
 from anyio.abc import TaskGroup
-from structlog.contextvars import bound_contextvars
+from structlog.contextvars import bind_contextvars
 
 from imageopsd.engine.asking import Asking
 from imageopsd.engine.bus import EventBus
@@ -252,8 +252,8 @@ class Worker:
             await seat.called.wait()
             if seat.run is not None:
                 # whatever the backend or a library logs meanwhile, in threads too, says on what it worked
-                with bound_contextvars(**_about(seat.run.claim)):
-                    await self._work(seat.run)
+                bind_contextvars(**_about(seat.run.claim))
+                await self._work(seat.run)
         self._slots -= 1
 
     # -------------------------------------------------------------------------------------- one operation

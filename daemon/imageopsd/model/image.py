@@ -4,6 +4,7 @@ import base64
 import re
 from collections.abc import Mapping
 from enum import StrEnum
+from functools import lru_cache
 from hashlib import sha256
 from typing import Any, TypeVar
 
@@ -214,7 +215,12 @@ def published(image: Image, facts: ImageFacts) -> Image:
 def label_fingerprint(labels: Mapping[str, str]) -> str:
     """What `setLabels` must name to show that it has seen these labels: eight bytes of a hash, in base64, as GCE's
     are. The same for the same labels, whenever and in whatever order they were set."""
-    text = "".join(f"{len(key)}:{key}{len(value)}:{value}" for key, value in sorted(labels.items()))
+    return _label_fingerprint(tuple(sorted(labels.items())))
+
+
+@lru_cache
+def _label_fingerprint(labels: tuple[tuple[str, str], ...]) -> str:
+    text = "".join(f"{len(key)}:{key}{len(value)}:{value}" for key, value in labels)
     return base64.b64encode(sha256(text.encode()).digest()[:8]).decode()
 
 
