@@ -119,9 +119,7 @@ class ImageCalls:
 
     async def _submit(self, call: Call, request: AnyRequest) -> bytes:
         request = replace(check(request), traceparent=call.traceparent)
-        if isinstance(request, InsertImage):
-            call.caller.check_sources(request.image)
-        return encode(await self._ops.submit(request, user=call.caller.name, version=call.version))
+        return encode(await self._ops.submit(request, by=call.caller, version=call.version))
 
     # -------------------------------------------------------------------------------------------- reading
 

@@ -70,9 +70,7 @@ class MachineImageCalls:
 
     async def _submit(self, call: Call, request: AnyRequest) -> bytes:
         request = replace(check(request), traceparent=call.traceparent)
-        if isinstance(request, InsertMachineImage):
-            call.caller.check_sources(request.machine_image)
-        return encode(await self._ops.submit(request, user=call.caller.name, version=call.version))
+        return encode(await self._ops.submit(request, by=call.caller, version=call.version))
 
     async def get(self, call: Call) -> bytes:
         found = await self._ops.machine_image(call.project, call.parameters["machineImage"])

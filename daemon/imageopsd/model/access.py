@@ -18,6 +18,7 @@ import msgspec
 
 from imageopsd.model.errors import RequestError, shown
 from imageopsd.model.names import ANY_PROJECT, PROJECT
+from imageopsd.model.requests import AnyRequest
 
 EVERY_PROJECT = "*"
 """In a tokens file: all projects there are and will be."""
@@ -97,11 +98,11 @@ class Caller(msgspec.Struct, frozen=True):
         if permission.scope not in self.scopes or not (permission.project is None or self.reaches(permission.project)):
             raise PermissionDenied(permission)
 
-    def check_sources(self, made: object) -> None:
+    def check_sources(self, request: AnyRequest) -> None:
         """An image or machine image is made of what its caller may read, or a copy would carry it out of a project.
         Raises PermissionDenied."""
         for collection, field in _SOURCES.items():
-            link = getattr(made, field, None) or ""
+            link = getattr(request.made, field, None) or ""
             # every project in it, wherever it stands: which of them is meant is not decided here
             for found in _PROJECT_IN_LINK.finditer(link):
                 resource = shown(link[found.start("path") :])
@@ -113,6 +114,9 @@ ANONYMOUS = Caller("anonymous", frozenset(Scope), frozenset({EVERY_PROJECT}))
 
 LOCAL = Caller("local", frozenset(Scope), frozenset({EVERY_PROJECT}))
 """A command on this host that could read the data directory, and so everything in it."""
+
+QUEUE = Caller("queue", frozenset(Scope), frozenset({EVERY_PROJECT}))
+"""Whoever could put a job into the queue: its own access rights decided who that is."""
 
 
 # ------------------------------------------------------------------------------------------- permissions
@@ -176,7 +180,7 @@ def needed(method: str, template: str, values: Mapping[str, str]) -> Permission:
 # ------------------------------------------------------------------------------------------- the tokens file
 
 NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._@-]{0,62}[A-Za-z0-9])?")
-RESERVED = frozenset({ANONYMOUS.name, LOCAL.name, "queue"})
+RESERVED = frozenset({ANONYMOUS.name, LOCAL.name, QUEUE.name})
 """Users of records that no token stands behind."""
 
 _KEYS = ("name", "sha256", "scopes", "projects")
