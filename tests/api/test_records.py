@@ -204,7 +204,7 @@ async def test_a_patch_is_an_operation_on_the_image_and_moves_three_fields(bench
     )
     deprecated = {
         "state": "DEPRECATED",
-        "replacement": "global/images/r",
+        "replacement": f"{LINKS}/images/r",
         "deprecated": "2026-01-02T03:04:05.678+00:00",
     }
     after = {**before, "family": "new", "deprecated": deprecated}

@@ -1,6 +1,6 @@
 """The rules on values, each with the field it names."""
 
-from datetime import UTC, datetime
+from datetime import UTC
 
 import pytest
 from msgspec.structs import replace
@@ -15,19 +15,24 @@ from imageopsd.model.image import (
     ImageStatus,
     Int64,
     RawDisk,
-    patched,
     published,
     reserved,
 )
-from imageopsd.model.requests import AnyRequest, InsertImage, PatchImage
+from imageopsd.model.image_changes import patched
+from imageopsd.model.requests import AnyRequest, DeprecateImage, InsertImage, PatchImage
 from imageopsd.model.rules import check
+from imageopsd.model.time import Time
 
-NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
+NOW = Time(2026, 11, 20, 12, tzinfo=UTC)
 GOOD = Image(name="i", raw_disk=RawDisk(source="https://host/i.tar.gz"))
 
 
 def insert(**changes: object) -> InsertImage:
     return InsertImage(project="p", image=replace(GOOD, **changes))
+
+
+def deprecate(**status: str) -> DeprecateImage:
+    return DeprecateImage(project="p", image="i", deprecation=DeprecationStatus(**status))
 
 
 @pytest.mark.parametrize(
@@ -71,6 +76,9 @@ def insert(**changes: object) -> InsertImage:
             "resource.deprecated.state",
             "invalid",
         ),
+        (deprecate(replacement="global/images/r"), "resource.state", "required"),
+        (deprecate(obsolete="2026-11-20T12:00:00Z"), "resource.state", "required"),
+        (deprecate(state="DEPRECATED", replacement="r"), "resource.replacement", "invalid"),
     ],
 )
 def test_a_broken_rule_names_its_field(request_: AnyRequest, field: str, reason: str) -> None:
@@ -86,6 +94,44 @@ def test_a_broken_rule_names_its_field(request_: AnyRequest, field: str, reason:
 def test_good_sources_pass(source: str) -> None:
     request = insert(raw_disk=RawDisk(source=source))
     assert check(request) == request
+
+
+@pytest.mark.parametrize(
+    "time",
+    [
+        "2026-11-20T12:00:00Z",
+        "2026-11-20T12:00:00.123456789+01:00",
+        "2024-02-29T23:59:59-23:59",
+    ],
+)
+def test_times_of_the_calendar_pass(time: str) -> None:
+    request = deprecate(state="DEPRECATED", deleted=time)
+    assert check(request) == request
+
+
+@pytest.mark.parametrize(
+    "time",
+    [
+        "2026-13-45T99:99:99Z",
+        "2026-02-29T00:00:00Z",
+        "0000-01-01T00:00:00Z",
+        "2026-11-20T24:00:00Z",
+        "2026-11-20T12:00:60Z",
+        "2026-11-20T12:00:00+10:99",
+        "2026-11-20T12:00:00+24:00",
+        "2026-11-20T12:00:00",
+        "2026-11-20 12:00:00Z",
+        "2026-11-20",
+        "20261120T120000Z",
+        "2026-W47-5T12:00:00Z",
+        "tomorrow",
+    ],
+)
+@pytest.mark.parametrize("stamp", ["deprecated", "obsolete", "deleted"])
+def test_what_is_no_time_is_refused(stamp: str, time: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        check(deprecate(state="DEPRECATED", **{stamp: time}))
+    assert refused.value.field == f"resource.{stamp}"
 
 
 def test_the_fingerprint_is_of_the_request_and_not_of_its_id() -> None:

@@ -195,7 +195,7 @@ def reserved(wanted: Image, project: str, image_id: int, now: Time) -> Image:
         self_link=image_link(project, wanted.name),
         source_type=wanted.source_type or "RAW",
         label_fingerprint=label_fingerprint(wanted.labels or {}),
-        licenses=tuple(full_link(license) for license in wanted.licenses),
+        licenses=tuple(full_link(license, project) for license in wanted.licenses),
         params=None,  # input only: it speaks to the service and is not part of the resource
     )
 
@@ -224,29 +224,3 @@ Labelled = TypeVar("Labelled", bound=Part)
 def labelled(resource: Labelled, labels: Mapping[str, str]) -> Labelled:
     """The image or machine image with these labels and no others."""
     return replace(resource, labels=dict(labels) or None, label_fingerprint=label_fingerprint(labels))
-
-
-def deprecated(image: Image, deprecation: DeprecationStatus, now: Time) -> Image:
-    """The image after `images.deprecate`."""
-    return patched(image, ImagePatch(deprecated=deprecation), now)
-
-
-def patched(image: Image, patch: ImagePatch, now: Time) -> Image:
-    """The image after `images.patch`: fields that are set replace, an empty string clears, the rest stays."""
-    changes: dict[str, Any] = {}
-    if isinstance(patch.family, str):
-        changes["family"] = patch.family or None
-    if isinstance(patch.description, str):
-        changes["description"] = patch.description or None
-    if isinstance(patch.deprecated, DeprecationStatus):
-        changes["deprecated"] = _deprecation(patch.deprecated, now)
-    return replace(image, **changes)
-
-
-def _deprecation(wanted: DeprecationStatus, now: Time) -> DeprecationStatus | None:
-    """ACTIVE is the absence of the member: libcloud takes any `deprecated` for a deprecated image. The time of
-    the state that was asked for is filled in where the caller gave none."""
-    if wanted.state in (None, DeprecationState.ACTIVE):
-        return None
-    stamp = wanted.state.lower()
-    return wanted if getattr(wanted, stamp) else replace(wanted, **{stamp: now.isoformat(timespec="milliseconds")})

@@ -34,7 +34,14 @@ from imageopsd.model.requests import (
     LabelMachineImage,
     PatchImage,
 )
-from imageopsd.model.values import check_choice, check_description, check_labels, check_locations, check_name
+from imageopsd.model.values import (
+    check_choice,
+    check_description,
+    check_labels,
+    check_locations,
+    check_name,
+    check_time,
+)
 
 ARCHITECTURES = ("ARCHITECTURE_UNSPECIFIED", "ARM64", "X86_64")
 GUEST_OS_FEATURES = (
@@ -177,6 +184,9 @@ def _check_change(request: ChangeImage | ChangeMachineImage) -> None:
             if isinstance(patch.deprecated, DeprecationStatus):
                 _check_deprecation("resource.deprecated", patch.deprecated, request.project)
         case DeprecateImage(deprecation=deprecation):
+            if deprecation.state is None and deprecation != DeprecationStatus():
+                expected = "Expected the state that the rest is about; an empty body makes the image ACTIVE"
+                raise InvalidRequest.missing("resource.state", expected)
             _check_deprecation("resource", deprecation, request.project)
         case LabelImage(labels=labels) | LabelMachineImage(labels=labels):
             check_labels(labels)
@@ -188,8 +198,5 @@ def _check_deprecation(field: str, deprecation: DeprecationStatus, project: str)
         parse_image_reference(deprecation.replacement, project, f"{field}.replacement")
     for stamp in ("deprecated", "obsolete", "deleted"):
         time = getattr(deprecation, stamp)
-        if time is not None and not _RFC3339.fullmatch(time):
-            raise InvalidRequest.value(f"{field}.{stamp}", time, "Expected an RFC 3339 time")
-
-
-_RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)", re.ASCII)
+        if time is not None:
+            check_time(f"{field}.{stamp}", time)
