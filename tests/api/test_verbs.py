@@ -191,6 +191,25 @@ async def test_known_fields_that_a_patch_does_not_change_are_named_in_warnings(b
     assert "labels" not in await api.image("disk")
 
 
+# ---------------------------------------------------------------------------------- operations that are deleted
+
+
+async def test_a_repeat_of_what_was_deleted_is_answered_and_not_done_again(bench: Bench, api: Api) -> None:
+    query = "?requestId=11111111-2222-3333-4444-555555555555"
+    async with bench.working():
+        ended = await api.done(await api.insert("disk", query))
+        await api.done(await api.answer("Operation", "DELETE", "images/disk"))
+        assert await api.call("DELETE", f"operations/{ended['name']}") == (200, {})
+
+        assert await api.insert("disk", query) == ended
+
+    for path in (f"operations/{ended['name']}", "images/disk"):
+        assert (await api.call("GET", path))[0] == 404
+    for path in ("operations", "/compute/v1/projects/p/aggregated/operations"):
+        _, listed = await api.call("GET", path)
+        assert ended["name"] not in json.dumps(listed)
+
+
 # ----------------------------------------------------------------------------------------------------- IAM
 
 
