@@ -15,6 +15,7 @@ from imageopsd.model.image import (
     ImageStatus,
     Int64,
     RawDisk,
+    RolloutPolicy,
     published,
     reserved,
 )
@@ -31,7 +32,19 @@ def insert(**changes: object) -> InsertImage:
     return InsertImage(project="p", image=replace(GOOD, **changes))
 
 
-def deprecate(**status: str) -> DeprecateImage:
+def rollout(place: str, time: str = "2026-11-20T12:00:00Z") -> RolloutPolicy:
+    return RolloutPolicy(location_rollout_policies={place: time})
+
+
+@pytest.mark.parametrize(
+    "place", ["zones/us-central1-a", "projects/p/zones/z", "https://www.googleapis.com/compute/beta/projects/p/zones/z"]
+)
+def test_a_rollout_names_zones(place: str) -> None:
+    request = insert(rollout_override=rollout(place))
+    assert check(request) == request
+
+
+def deprecate(**status: object) -> DeprecateImage:
     return DeprecateImage(project="p", image="i", deprecation=DeprecationStatus(**status))
 
 
@@ -74,6 +87,22 @@ def deprecate(**status: str) -> DeprecateImage:
         (
             PatchImage(project="p", image="i", patch=ImagePatch(deprecated=DeprecationStatus(state="OLD"))),
             "resource.deprecated.state",
+            "invalid",
+        ),
+        (insert(rollout_override=RolloutPolicy("soon")), "resource.rolloutOverride.defaultRolloutTime", "invalid"),
+        (
+            insert(rollout_override=rollout("us-central1")),
+            "resource.rolloutOverride.locationRolloutPolicies",
+            "invalid",
+        ),
+        (
+            insert(rollout_override=rollout("zones/z", "soon")),
+            "resource.rolloutOverride.locationRolloutPolicies.zones/z",
+            "invalid",
+        ),
+        (
+            deprecate(state="DEPRECATED", state_override=rollout("regions/r")),
+            "resource.stateOverride.locationRolloutPolicies",
             "invalid",
         ),
         (deprecate(replacement="global/images/r"), "resource.state", "required"),

@@ -18,7 +18,6 @@ from imageopsd.model.requests import (
 from imageopsd.model.resource import IMAGES
 from imageopsd.model.rules import check
 from imageopsd.wire.compute import (
-    as_of,
     encode,
     encode_list,
     ignored_in_patch,
@@ -29,6 +28,7 @@ from imageopsd.wire.compute import (
     undeclared_in_insert,
 )
 from imageopsd.wire.iam import read_permissions, read_policy
+from imageopsd.wire.versions import as_of
 
 COLLECTION = "projects/{project}/global/images"
 
@@ -64,7 +64,7 @@ class ImageCalls:
             InsertImage(
                 project=call.project,
                 request_id=call.query.get("requestId"),
-                image=read_image(body),
+                image=read_image(body, call.version),
                 ignored=undeclared_in_insert(body),
                 force_create=call.boolean("forceCreate"),
             ),
@@ -78,7 +78,7 @@ class ImageCalls:
                 project=call.project,
                 request_id=call.query.get("requestId"),
                 image=call.parameters["image"],
-                patch=read_patch(body),
+                patch=read_patch(body, call.version),
                 ignored=ignored_in_patch(body),
             ),
         )
@@ -90,7 +90,7 @@ class ImageCalls:
                 project=call.project,
                 request_id=call.query.get("requestId"),
                 image=call.parameters["image"],
-                deprecation=read_deprecation(call.json() if call.body else {}),
+                deprecation=read_deprecation(call.json() if call.body else {}, call.version),
             ),
         )
 

@@ -10,8 +10,9 @@ from imageopsd.engine.imageops import ImageOps
 from imageopsd.model.requests import AnyRequest, DeleteMachineImage, InsertMachineImage, LabelMachineImage
 from imageopsd.model.resource import MACHINE_IMAGES
 from imageopsd.model.rules import check
-from imageopsd.wire.compute import as_of, encode, encode_list, read_labels, read_machine_image
+from imageopsd.wire.compute import encode, encode_list, read_labels, read_machine_image
 from imageopsd.wire.iam import read_permissions, read_policy
+from imageopsd.wire.versions import as_of
 
 COLLECTION = "projects/{project}/global/machineImages"
 

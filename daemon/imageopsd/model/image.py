@@ -88,14 +88,24 @@ class CustomerEncryptionKey(Part, frozen=True):
         return "CustomerEncryptionKey(…)"
 
 
+class RolloutPolicy(Part, frozen=True):
+    """From which RFC 3339 time on something counts: in each place that is named (`zones/ZONE`), and in all others. Only
+    image family views, of which there are none here, go by it."""
+
+    default_rollout_time: str | None = None
+    location_rollout_policies: dict[str, str] | None = None
+
+
 class DeprecationStatus(Part, frozen=True):
-    """`deprecated`, `obsolete` and `deleted` are RFC 3339 times and informational only (gcloud reference)."""
+    """`deprecated`, `obsolete` and `deleted` are RFC 3339 times and informational only (gcloud reference);
+    `state_override` is beta's."""
 
     state: str | None = None
     replacement: str | None = None
     deprecated: str | None = None
     obsolete: str | None = None
     deleted: str | None = None
+    state_override: RolloutPolicy | None = None
 
 
 class GuestOsFeature(Part, frozen=True):
@@ -129,7 +139,8 @@ class RawDisk(Part, frozen=True):
 
 
 class Image(Part, frozen=True, tag_field="kind", tag="compute#image"):
-    """`disk_size_gb` is the virtual size in GiB, `archive_size_bytes` the bytes of the source archive."""
+    """`disk_size_gb` is the virtual size in GiB, `archive_size_bytes` the bytes of the source archive. `locked` (which
+    speaks to whoever attaches disks made of it) and `rollout_override` are beta's."""
 
     id: Int64 | None = None
     name: str | None = None
@@ -165,6 +176,8 @@ class Image(Part, frozen=True, tag_field="kind", tag="compute#image"):
     enable_confidential_compute: bool | None = None
     satisfies_pzi: bool | None = None
     satisfies_pzs: bool | None = None
+    locked: bool | None = None
+    rollout_override: RolloutPolicy | None = None
 
 
 class ImagePatch(Record, frozen=True):

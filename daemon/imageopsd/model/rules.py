@@ -11,10 +11,11 @@ from urllib.parse import urlsplit
 import msgspec
 
 from imageopsd.model.errors import InvalidRequest
-from imageopsd.model.image import DeprecationState, DeprecationStatus, Image, InitialStateConfig
+from imageopsd.model.image import DeprecationState, DeprecationStatus, Image, InitialStateConfig, RolloutPolicy
 from imageopsd.model.keys import check_keys
 from imageopsd.model.machine_image_rules import check_machine_image
 from imageopsd.model.names import (
+    NAME,
     NAME_RULE,
     NUMERIC_ID,
     check_project,
@@ -69,6 +70,7 @@ SOURCE_SCHEMES = ("http", "https", "gs", "file")
 _LICENSE = re.compile(
     r"(?:https?://[^/\s]+/compute/[^/\s]+/)?(?:projects/[^/\s]+/)?global/licenses/[a-z0-9][-a-z0-9]{0,62}"
 )
+_ZONE = re.compile(rf"(?:https?://[^/\s]+/compute/[^/\s]+/)?(?:projects/[^/\s]+/)?zones/{NAME.pattern}")
 MAX_DISK_GB = 65_536
 """64 TiB, the largest persistent disk Compute offers."""
 
@@ -109,6 +111,8 @@ def _check_new_image(image: Image, project: str) -> None:
     for i, feature in enumerate(image.guest_os_features):
         check_choice(f"resource.guestOsFeatures[{i}].type", feature.type, GUEST_OS_FEATURES)
     check_labels(image.labels or {})
+    if image.rollout_override is not None:
+        _check_rollout("resource.rolloutOverride", image.rollout_override)
     if image.disk_size_gb is not None and not 1 <= image.disk_size_gb <= MAX_DISK_GB:
         raise InvalidRequest.value("resource.diskSizeGb", image.disk_size_gb, f"Must be between 1 and {MAX_DISK_GB}")
 
@@ -200,3 +204,15 @@ def _check_deprecation(field: str, deprecation: DeprecationStatus, project: str)
         time = getattr(deprecation, stamp)
         if time is not None:
             check_time(f"{field}.{stamp}", time)
+    if deprecation.state_override is not None:
+        _check_rollout(f"{field}.stateOverride", deprecation.state_override)
+
+
+def _check_rollout(field: str, policy: RolloutPolicy) -> None:
+    if policy.default_rollout_time is not None:
+        check_time(f"{field}.defaultRolloutTime", policy.default_rollout_time)
+    for place, time in (policy.location_rollout_policies or {}).items():
+        where = f"{field}.locationRolloutPolicies"
+        if not _ZONE.fullmatch(place):
+            raise InvalidRequest.value(where, place, "Expected a zone's URL such as 'zones/us-central1-a'")
+        check_time(f"{where}.{place}", time)
