@@ -181,6 +181,27 @@ def test_an_image_is_pending_from_admission_and_ready_with_its_sizes() -> None:
     assert (ready.status, ready.disk_size_gb, ready.archive_size_bytes) == (ImageStatus.READY, 10, 123)
 
 
+ROOT = "https://www.googleapis.com/compute/v1/projects"
+
+
+@pytest.mark.parametrize(
+    ("fields", "shown"),
+    [
+        ({"source_disk": "zones/z/disks/d"}, f"{ROOT}/p/zones/z/disks/d"),
+        ({"source_disk": "projects/q/zones/z/disks/d"}, f"{ROOT}/q/zones/z/disks/d"),
+        ({"source_disk": "http://localhost:8640/compute/beta/projects/q/zones/z/disks/d"}, f"{ROOT}/q/zones/z/disks/d"),
+        ({"source_snapshot": "global/snapshots/s"}, f"{ROOT}/p/global/snapshots/s"),
+        ({"licenses": ("global/licenses/l",)}, (f"{ROOT}/p/global/licenses/l",)),
+        ({"licenses": ("projects/q/global/licenses/l",)}, (f"{ROOT}/q/global/licenses/l",)),
+    ],
+)
+def test_links_are_shown_in_full_and_asked_for_as_they_came(fields: dict[str, str], shown: object) -> None:
+    asked = insert(raw_disk=None, **fields)
+    (name,) = fields
+    assert getattr(reserved(asked.image, "p", 7, NOW), name) == shown
+    assert getattr(asked.image, name) == fields[name]
+
+
 def test_a_patch_keeps_what_it_does_not_name_and_clears_with_an_empty_string() -> None:
     image = replace(GOOD, family="old", description="text")
     assert patched(image, ImagePatch(family="new"), NOW) == replace(image, family="new")

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from imageopsd.model.names import full_link, image_link
 from imageopsd.model.operation import Record
+from imageopsd.model.references import parse_disk_reference, parse_snapshot_reference
 from imageopsd.model.secret import Secret
 from imageopsd.model.time import Time
 
@@ -198,8 +199,10 @@ class ImageFacts(Record, frozen=True):
 
 
 def reserved(wanted: Image, project: str, image_id: int, now: Time) -> Image:
-    """How the image looks from admission on, while its bytes are not there yet."""
-    assert wanted.name is not None  # model.requests.check
+    """How the image looks from admission on, while its bytes are not there yet: with full URLs, however they came.
+    What a source image's means is the engine's to find out."""
+    assert wanted.name is not None  # model.rules.check
+    disk, snapshot = wanted.source_disk, wanted.source_snapshot
     return replace(
         wanted,
         id=Int64(image_id),
@@ -207,6 +210,8 @@ def reserved(wanted: Image, project: str, image_id: int, now: Time) -> Image:
         creation_timestamp=now,
         self_link=image_link(project, wanted.name),
         source_type=wanted.source_type or "RAW",
+        source_disk=disk and parse_disk_reference(disk, project, "resource.sourceDisk").link,
+        source_snapshot=snapshot and parse_snapshot_reference(snapshot, project, "resource.sourceSnapshot").link,
         label_fingerprint=label_fingerprint(wanted.labels or {}),
         licenses=tuple(full_link(license, project) for license in wanted.licenses),
         params=None,  # input only: it speaks to the service and is not part of the resource
