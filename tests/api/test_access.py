@@ -415,6 +415,33 @@ def test_every_kind_of_source_is_looked_at(field: str) -> None:
     check("zones/z/things/t")
 
 
+READS = ("get", "getFromFamily", "getIamPolicy", "list", "useReadOnly")
+WRITES = ("create", "delete", "deprecate", "setIamPolicy", "setLabels", "update")
+
+
+@pytest.mark.parametrize(
+    ("collection", "body"),
+    [("images", INSERT), ("machineImages", {"name": "i", "sourceInstance": "zones/z/instances/n"})],
+)
+async def test_everybody_is_told_the_permissions_they_have(guarded: Guarded, collection: str, body: Json) -> None:
+    await guarded.call("POST", collection, body, headers=bearer(WRITER))
+    other = "machineImages" if collection == "images" else "images"
+    strange = [
+        f"compute.{other}.get",
+        "compute.instances.get",
+        f"compute.{collection}",
+        f"compute.{collection}.",
+        "get",
+    ]
+    asked = [*(f"compute.{collection}.{verb}" for verb in (*WRITES, *READS)), *strange]
+    for token, verbs in ((READER, READS), (WRITER, (*WRITES, *READS)), (ADMIN, (*WRITES, *READS))):
+        status, answer = await guarded.call(
+            "POST", f"{collection}/i/testIamPermissions", {"permissions": asked}, headers=bearer(token)
+        )
+        assert (status, answer) == (200, {"permissions": [f"compute.{collection}.{verb}" for verb in verbs]})
+        assert_valid("TestPermissionsResponse", answer)
+
+
 @pytest.mark.parametrize("project", sorted(PUBLIC_IMAGE_PROJECTS))
 async def test_the_public_image_projects_of_libcloud_are_empty_for_those_who_do_not_reach_them(
     guarded: Guarded, project: str

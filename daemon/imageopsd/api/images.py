@@ -7,6 +7,7 @@ from msgspec.structs import replace
 from imageopsd.api.calls import Call, Route
 from imageopsd.api.pages import ListQuery
 from imageopsd.engine.imageops import ImageOps
+from imageopsd.model.policy import Permissions
 from imageopsd.model.requests import (
     AnyRequest,
     DeleteImage,
@@ -144,6 +145,7 @@ class ImageCalls:
         return encode(await self._ops.set_policy(IMAGES, call.project, call.parameters["image"], policy))
 
     async def test_permissions(self, call: Call) -> bytes:
-        """All that were asked for: who may call at all may do what its token's scopes say, not what a policy says."""
+        """What the caller's token is good for, not what a policy says: nothing goes by that."""
+        asked = read_permissions(call.json())
         await self._ops.image(call.project, call.parameters["image"])
-        return encode(read_permissions(call.json()))
+        return encode(Permissions(call.caller.granted(asked.permissions, IMAGES)))

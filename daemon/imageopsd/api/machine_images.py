@@ -7,6 +7,7 @@ from msgspec.structs import replace
 from imageopsd.api.calls import Call, Route
 from imageopsd.api.pages import ListQuery
 from imageopsd.engine.imageops import ImageOps
+from imageopsd.model.policy import Permissions
 from imageopsd.model.requests import AnyRequest, DeleteMachineImage, InsertMachineImage, LabelMachineImage
 from imageopsd.model.resource import MACHINE_IMAGES
 from imageopsd.model.rules import check
@@ -91,6 +92,7 @@ class MachineImageCalls:
         return encode(await self._ops.set_policy(MACHINE_IMAGES, call.project, call.parameters["machineImage"], policy))
 
     async def test_permissions(self, call: Call) -> bytes:
-        """All that were asked for; see `ImageCalls.test_permissions`."""
+        """See `ImageCalls.test_permissions`."""
+        asked = read_permissions(call.json())
         await self._ops.machine_image(call.project, call.parameters["machineImage"])
-        return encode(read_permissions(call.json()))
+        return encode(Permissions(call.caller.granted(asked.permissions, MACHINE_IMAGES)))
