@@ -280,6 +280,10 @@ class Store(Protocol):
     async def forget(self, *, failed: bool, before: datetime, limit: int) -> int:
         """Deletes the records of up to `limit` operations that ended before that and did or did not fail. How many."""
 
+    async def forget_requests(self, *, before: datetime, limit: int) -> int:
+        """Forgets what `delete_operation` kept, for repeats, of up to `limit` operations that were accepted before
+        that. How many."""
+
     async def tidy(self) -> None:
         """Gives space that deleted records left back to the file system, a little at a time. For idle moments."""
 
@@ -344,7 +348,9 @@ class Store(Protocol):
         """A page of a project's images by name, or the newest first; from behind name or id `after`."""
 
     async def delete_operation(self, project: str, reference: str) -> None:
-        """Forgets the record of an operation that is DONE. Raises NotFound, or NotFinished for another."""
+        """Takes an operation that is DONE out of all that shows operations. Its request id leads to it as long as it
+        would have: a repeat still runs nothing and is answered with the record as it was. Raises NotFound, or
+        NotFinished for another."""
 
     async def policy(self, collection: str, project: str, reference: str) -> Policy:
         """The IAM policy of an image or machine image; an empty one if none was set. Raises NotFound."""

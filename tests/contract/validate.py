@@ -1,6 +1,7 @@
 """Is an answer what the Compute discovery document says it is?
 
-The JSON files beside this one are facts taken from google-api-python-client (each names its revision); a field
+The JSON files beside this one are facts taken from google-api-python-client (each names its revision), beta's where it
+differs from v1 in what is tried here; a field
 reads `{"t": type, "f": format, "ref": schema, "items": element, "map": value type, "props": object, "enum": values}`.
 """
 
@@ -14,10 +15,16 @@ from pathlib import Path
 from typing import Any
 
 _HERE = Path(__file__).parent
-_FILES = sorted(file.name for file in _HERE.glob("schemas_*.v1.json"))
-SCHEMAS: dict[str, Any] = {
-    name: schema for file in _FILES for name, schema in json.loads((_HERE / file).read_text())["schemas"].items()
-}
+
+
+def _read(version: str) -> dict[str, Any]:
+    files = sorted(_HERE.glob(f"schemas_*.{version}.json"))
+    return {name: schema for file in files for name, schema in json.loads(file.read_text())["schemas"].items()}
+
+
+SCHEMAS = _read("v1")
+BETA = SCHEMAS | _read("beta")
+_VERSIONS = {"v1": SCHEMAS, "beta": BETA}
 
 _TYPES: dict[str, Any] = {
     "string": str,
@@ -33,22 +40,23 @@ _TIMES = {"creationTimestamp", "insertTime", "startTime", "endTime"}
 """Plain strings by the document, RFC 3339 by its prose."""
 
 
-def assert_valid(schema: str, value: Any) -> None:
+def assert_valid(schema: str, value: Any, version: str = "v1") -> None:
     """Fails with everything that is wrong with `value` as an answer of that kind."""
-    found = list(problems(schema, value))
+    found = list(problems(schema, value, version))
     assert found == []
 
 
-def problems(schema: str, value: Any) -> Iterator[str]:
+def problems(schema: str, value: Any, version: str = "v1") -> Iterator[str]:
     """Each problem with the path where it is: unknown and input-only fields, wrong types, enums and formats, nulls."""
-    yield from _object(schema, SCHEMAS[schema], value)
+    fields = _VERSIONS[version][schema]
+    yield from _object(schema, fields, value, version)
     if isinstance(value, dict):
-        kind = SCHEMAS[schema].get("kind", {}).get("default")
+        kind = fields.get("kind", {}).get("default")
         if kind is not None and value.get("kind") != kind:
             yield f"{schema}.kind: {value.get('kind')!r} is not {kind!r}"
 
 
-def _object(path: str, fields: dict[str, Any], value: Any) -> Iterator[str]:
+def _object(path: str, fields: dict[str, Any], value: Any, version: str) -> Iterator[str]:
     if not isinstance(value, dict):
         yield f"{path}: {value!r} is no object"
         return
@@ -59,24 +67,24 @@ def _object(path: str, fields: dict[str, Any], value: Any) -> Iterator[str]:
         elif field.get("input_only"):
             yield f"{path}.{name}: never part of an answer"
         else:
-            yield from _value(f"{path}.{name}", field, inner)
+            yield from _value(f"{path}.{name}", field, inner, version)
 
 
-def _value(path: str, field: dict[str, Any], value: Any) -> Iterator[str]:
+def _value(path: str, field: dict[str, Any], value: Any, version: str) -> Iterator[str]:
     if "ref" in field:
-        yield from _object(path, SCHEMAS[field["ref"]], value)
+        yield from _object(path, _VERSIONS[version][field["ref"]], value, version)
         return
     kind = field["t"]
     if not isinstance(value, _TYPES[kind]) or (kind in ("integer", "number") and isinstance(value, bool)):
         yield f"{path}: {value!r} is no {kind}"
     elif kind == "array":
         for number, item in enumerate(value):
-            yield from _value(f"{path}[{number}]", field["items"], item)
+            yield from _value(f"{path}[{number}]", field["items"], item, version)
     elif "props" in field:
-        yield from _object(path, field["props"], value)
+        yield from _object(path, field["props"], value, version)
     elif kind == "object":
         for name, inner in value.items():
-            yield from _value(f"{path}[{name}]", field["map"], inner)
+            yield from _value(f"{path}[{name}]", field["map"], inner, version)
     else:
         yield from _scalar(path, field, value)
 

@@ -8,6 +8,7 @@ import pytest
 from tests.engine.conftest import EXACT, Engine
 
 from imageopsd.engine.deadlines import Deadlines
+from imageopsd.model.access import LOCAL, Caller, Scope
 from imageopsd.model.errors import NotFound, NotRepeatable, PermanentFailure, TemporaryFailure
 from imageopsd.model.events import Cancelled, Reason
 from imageopsd.model.image import Image, ImageStatus, RawDisk
@@ -16,6 +17,7 @@ from imageopsd.model.requests import DeleteImage, InsertImage
 from imageopsd.ports import Claim
 
 ANN = Cancelled(Reason.USER, by="ann")
+BEA = Caller("bea", Scope.SUBMIT.implied, frozenset({"p"}))
 BUSY = TemporaryFailure("SOURCE_UNAVAILABLE", "The source answered 503.")
 
 
@@ -85,7 +87,7 @@ async def test_what_is_backing_off_ends_at_once(engine: Engine) -> None:
 async def test_a_delete_that_has_begun_goes_on_to_its_end(engine: Engine) -> None:
     async with engine.working():
         await made(engine)
-        operation = await engine.ops.submit(DeleteImage(project="p", image="i"), user="test")
+        operation = await engine.ops.submit(DeleteImage(project="p", image="i"), by=LOCAL)
         call = await engine.backend.next_call()
         await engine.ops.cancel("p", operation.name, ANN)
         assert not call.cancelled
@@ -100,7 +102,7 @@ async def test_a_delete_that_has_begun_goes_on_to_its_end(engine: Engine) -> Non
 async def test_a_cancelled_delete_that_fails_is_not_tried_again(engine: Engine) -> None:
     async with engine.working():
         await made(engine)
-        operation = await engine.ops.submit(DeleteImage(project="p", image="i"), user="test")
+        operation = await engine.ops.submit(DeleteImage(project="p", image="i"), by=LOCAL)
         call = await engine.backend.next_call()
         await engine.ops.cancel("p", operation.name, ANN)
         call.fail(BUSY)
@@ -217,7 +219,7 @@ async def test_cancelling_twice_or_too_late_changes_nothing(engine: Engine) -> N
 
 async def hurried(engine: Engine, seconds: float, name: str = "i") -> Operation:
     image = Image(name=name, raw_disk=RawDisk(source="https://h/i.tar.gz"))
-    return await engine.ops.submit(InsertImage(project="p", image=image, deadline=seconds), user="test")
+    return await engine.ops.submit(InsertImage(project="p", image=image, deadline=seconds), by=LOCAL)
 
 
 @pytest.mark.parametrize("running", [False, True])
@@ -255,15 +257,15 @@ async def test_a_failed_operation_is_done_again_as_a_new_one_linked_to_it(engine
         first = await engine.insert()
         (await engine.backend.next_call()).fail(PermanentFailure("X", "x", HTTPStatus.BAD_REQUEST))
         failed = await engine.done(first)
-        second = await engine.ops.retry("p", first.name, request_id=None, user="ann")
+        second = await engine.ops.retry("p", first.name, request_id=None, by=BEA)
         (await engine.backend.next_call()).fail(PermanentFailure("X", "x", HTTPStatus.BAD_REQUEST))
         await engine.done(second)
-        third = await engine.ops.retry("p", second.name, request_id=None, user="ann")
+        third = await engine.ops.retry("p", second.name, request_id=None, by=BEA)
         (await engine.backend.next_call()).succeed()
         assert (await engine.done(third)).error is None
     assert (second.description, third.description) == (f"Repeats {first.name}", f"Repeats {second.name}")
     assert second.operation_group_id == third.operation_group_id is not None
-    assert second.user == "ann"
+    assert second.user == "bea"
     assert await engine.ops.operation("p", first.name) == failed  # what is DONE never changes
 
 
@@ -271,8 +273,8 @@ async def test_only_what_failed_is_done_again(engine: Engine) -> None:
     async with engine.working():
         operation = await engine.insert()
         with pytest.raises(NotRepeatable, match=r"is (PENDING|RUNNING)"):
-            await engine.ops.retry("p", operation.name, request_id=None, user="ann")
+            await engine.ops.retry("p", operation.name, request_id=None, by=BEA)
         (await engine.backend.next_call()).succeed()
         await engine.done(operation)
         with pytest.raises(NotRepeatable, match="succeeded"):
-            await engine.ops.retry("p", operation.name, request_id=None, user="ann")
+            await engine.ops.retry("p", operation.name, request_id=None, by=BEA)

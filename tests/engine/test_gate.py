@@ -243,11 +243,26 @@ async def test_old_records_are_forgotten_by_outcome(engine: Engine) -> None:
                 engine.clock.advance(10)
                 (await engine.backend.next_call()).fail(failure)
             await engine.done(operation)
-    retention = Retention(engine.store, engine.bus, engine.clock, succeeded=60, failed=120)
+    retention = Retention(engine.store, engine.bus, engine.clock, succeeded=60, failed=120, request_ids=60)
     assert await retention.round() == 0
     engine.clock.advance(61)
     assert await retention.round() == 1
     (left,) = (await engine.ops.operations("p", 10, None, newest_first=False)).items
     assert left.error is not None
     engine.clock.advance(60)
+    assert await retention.round() == 1
+
+
+async def test_what_is_left_of_a_deleted_operation_goes_with_its_request_id(engine: Engine) -> None:
+    request_id = "11111111-2222-3333-4444-555555555555"
+    async with engine.working():
+        first = await engine.insert(request_id=request_id)
+        (await engine.backend.next_call()).succeed()
+        done = await engine.done(first)
+    await engine.ops.delete_operation("p", done.name)
+    assert await engine.insert(request_id=request_id) == done
+    retention = Retention(engine.store, engine.bus, engine.clock, succeeded=None, failed=None, request_ids=60)
+    engine.clock.advance(60)
+    assert await retention.round() == 0
+    engine.clock.advance(1)
     assert await retention.round() == 1

@@ -214,11 +214,13 @@ def test_what_is_published_has_the_facts() -> None:
     facts = MachineImageFacts(
         total_storage_bytes=2**40,
         properties={"machineType": "e2-small"},
+        instance_properties={"machineType": "e2-small", "shieldedInstanceConfig": {"enableVtpm": True}},
         saved_disks=({"kind": "compute#savedDisk", "storageBytes": str(2**40)},),
     )
     made = published(reserved(WANTED, "p", 7, NOW), facts)
     shown = json.loads(msgspec.json.encode(made, enc_hook=encode_hook))
     assert (shown["status"], shown["totalStorageBytes"]) == ("READY", str(2**40))
     assert shown["sourceInstanceProperties"] == facts.properties
+    assert shown["instanceProperties"] == facts.instance_properties
     assert shown["savedDisks"] == list(facts.saved_disks)
     assert_valid("MachineImage", shown)

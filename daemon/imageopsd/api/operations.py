@@ -67,7 +67,7 @@ class OperationCalls:
             call.scope,
             call.parameters["operation"],
             request_id=call.query.get("requestId"),
-            user=call.caller.name,
+            by=call.caller,
             version=call.version,
             traceparent=call.traceparent,
         )

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from imageopsd.engine.bus import EventBus
 from imageopsd.engine.effects import undone
+from imageopsd.model.access import Caller
 from imageopsd.model.errors import (
     ConditionNotMet,
     InvalidRequest,
@@ -89,14 +90,16 @@ class ImageOps:
     def configure(self, *, request_id_window: float) -> None:
         self._request_id_window = timedelta(seconds=request_id_window)
 
-    async def submit(self, request: AnyRequest, *, user: str, version: str = "v1") -> Operation:
-        """Records an operation for the request and returns it, durable; for a repeated request id the first one."""
+    async def submit(self, request: AnyRequest, *, by: Caller, version: str = "v1") -> Operation:
+        """Records an operation for the request and returns it, durable; for a repeated request id the first one. Every
+        door and every way to ask again comes through here, so it is here that the sources are checked."""
+        by.check_sources(request)
         if self.draining:
             raise Unavailable("The daemon is shutting down; send the request again in a moment")
         request = self._seal(request)
         try:
             with self._room():
-                return await self._accept(request, user, version)
+                return await self._accept(request, by.name, version)
         except RequestError:
             # what refuses it now may have come with its own first time: the name it took, a source gone since
             if request.request_id and (first := await self._first(request)):
@@ -131,7 +134,7 @@ class ImageOps:
         warnings = [_ignored(name) for name in request.ignored]
         return await self._record(request, target, user, version, now, warnings=warnings)
 
-    async def refuse(self, request: AnyRequest, error: RequestError, *, user: str) -> Operation:
+    async def refuse(self, request: AnyRequest, error: RequestError, *, by: Caller) -> Operation:
         """Records an operation that ends at once with the error a REST caller would have been answered with: a job
         has nobody to answer, so its record must tell."""
         with suppress(RequestError):  # so that it has the same fingerprint as when it comes again
@@ -140,7 +143,7 @@ class ImageOps:
         entry = ErrorEntry(code=error.code, message=error.message)
         failed = Failed(errors=(entry,), http_status=error.http_status)
         nothing = Image(name=request.target)
-        return await self._record(request, nothing, user, "v1", self._clock(), failed=failed)
+        return await self._record(request, nothing, by.name, "v1", self._clock(), failed=failed)
 
     async def _record(
         self,
@@ -227,19 +230,20 @@ class ImageOps:
         reference: str,
         *,
         request_id: str | None,
-        user: str,
+        by: Caller,
         version: str = "v1",
         traceparent: str | None = None,
     ) -> Operation:
         """Does what a failed operation was to do, as a new one in the same group (`operationGroupId`) that says which
-        it repeats. Raises NotRepeatable for one that has not failed."""
+        it repeats. Whether it may be done is asked of `by`, not of who asked first. Raises NotRepeatable for one that
+        has not failed."""
         first, where, request = await self._store.request_of(project, reference)
         if first.error is None:
             state = "succeeded" if first.status is Status.DONE else f"is {first.status}"
             raise NotRepeatable(operation_path(where, first.name), state)
         group = first.operation_group_id or str(uuid5(OPERATION_GROUPS, first.name))
         again = replace(request, request_id=request_id, repeats=Repeats(first.name, group), traceparent=traceparent)
-        return await self.submit(check(again), user=user, version=version)
+        return await self.submit(check(again), by=by, version=version)
 
     # ------------------------------------------------------------------------------------------- reading
 

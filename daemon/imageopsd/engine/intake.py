@@ -9,6 +9,7 @@ from imageopsd.engine.bus import EventBus
 from imageopsd.engine.gate import Gate
 from imageopsd.engine.imageops import Clock, ImageOps
 from imageopsd.engine.pulse import Pulse
+from imageopsd.model.access import QUEUE
 from imageopsd.model.errors import (
     InvalidRequest,
     Overloaded,
@@ -25,9 +26,6 @@ from imageopsd.wire.jobs import read_job
 
 BEAT = 5.0
 """Seconds between two signs of life while it waits."""
-
-USER = "queue"
-"""Who asked, on the record of a job: the queue's own access rights decided who could submit it."""
 
 
 class Intake:
@@ -95,7 +93,7 @@ class Intake:
         """Has an operation recorded for it, be it one that is refused."""
         while True:
             try:
-                await self._ops.submit(request, user=USER)
+                await self._ops.submit(request, by=QUEUE)
                 return
             except Overloaded:  # the queue is made for waiting
                 await self._patiently(self._backlog.eased)
@@ -104,7 +102,7 @@ class Intake:
             except (RequestIdReused, Unavailable):
                 raise
             except RequestError as error:
-                await self._ops.refuse(request, error, user=USER)
+                await self._ops.refuse(request, error, by=QUEUE)
                 return
 
     async def _patiently(self, wait: Callable[[], Awaitable[None]]) -> None:
