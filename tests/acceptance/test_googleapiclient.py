@@ -20,6 +20,8 @@ from tests.backends.archives import GIB, MIB, disk, same_bytes
 from tests.contract.validate import SCHEMAS, assert_valid
 from tests.daemon_process import LOOPBACK_SOURCES, PROJECT, DaemonProcess, Json
 
+from imageopsd.wire.filters.parser import MAX_LENGTH
+
 VERSIONS = ("v1", "beta")
 INSTANCE = f"projects/{PROJECT}/zones/z/instances/vm"
 SOURCE = {"source": "https://example.com/disk.tar.gz"}
@@ -366,6 +368,23 @@ def test_lists_are_filtered_in_both_dialects(compute: Compute) -> None:
     found = compute.pages(operations, project=project, filter='operationType = "insert" AND status = DONE')
     assert sum(len(page.get("items", [])) for page in found) == 3
     assert compute.refused(operations.list(project=project, filter="name ="))[::2] == (400, "invalid")
+
+
+def test_a_filter_may_be_too_long_for_a_url(compute: Compute) -> None:
+    """The client then sends its query as the form of a POST, and the token of each next page in the URL."""
+    project = "long-filters"
+    for name in ("a", "b", "c", "d"):
+        compute.wait(compute.send(compute.inserting(name, project)), project)
+    images = compute.service.images()
+    wanted = " OR ".join(f'(name = "{name}")' for name in ("a", "b", "d") * 40)
+    query: Json = {"project": project, "filter": wanted, "maxResults": 1}
+    assert len(wanted) <= MAX_LENGTH < len(images.list(**query).uri)
+
+    listed = [image["name"] for page in compute.pages(images, **query) for image in page.get("items", [])]
+
+    assert listed == ["a", "b", "d"]
+    status, message, _ = compute.refused(images.list(project=project, filter="x" * (MAX_LENGTH + 1)))
+    assert (status, "Expected at most 2048 characters" in message) == (400, True)
 
 
 # ------------------------------------------------------------------------------- operations and neighbours
