@@ -1,8 +1,11 @@
 """The REST front as `daemon.Daemon` puts it together, on a real store; clock and backend are in the test's hand."""
 
+import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from email import message_from_bytes
+from email.policy import HTTP
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -75,6 +78,20 @@ class Api:
             assert response.content_type == "application/json"
             assert response.charset == "utf-8"
             return response.status, await response.json()
+
+    async def batch(self, calls: list[tuple[str, str]]) -> list[tuple[int, Any]]:
+        """Status and body of each part of a batch, in its order; paths as in `call`."""
+        parts = [f"{method} {path if path.startswith('/') else f'{ROOT}/{path}'} HTTP/1.1" for method, path in calls]
+        data = "".join(f"--x\r\nContent-Type: application/http\r\n\r\n{part}\r\n\r\n\r\n" for part in parts) + "--x--"
+        headers = {"Content-Type": "multipart/mixed; boundary=x"}
+        async with self.client.post("/batch/compute/v1", data=data, headers=headers) as response:
+            assert response.status == HTTPStatus.OK
+            whole = f"Content-Type: {response.headers['Content-Type']}\r\n\r\n".encode() + await response.read()
+        answers = []
+        for part in message_from_bytes(whole, policy=HTTP).iter_parts():
+            head, _, body = part.get_content().decode().partition("\r\n\r\n")
+            answers.append((int(head.split()[1]), json.loads(body)))
+        return answers
 
     async def answer(self, schema: str, method: str, path: str, body: object = None) -> Json:
         """The body of an answer that is good, and as the discovery document has it."""

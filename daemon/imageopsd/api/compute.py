@@ -55,7 +55,8 @@ class ComputeApi:
 
     async def _call(self, request: web.Request) -> web.Response:
         body = await _body(request)
-        method, query = request.method, request.query
+        method: str = request.method
+        query: Mapping[str, str] = request.query
         if _is_long_get(request):
             method, query, body = "GET", _whole_query(request.rel_url, body), b""
         call = Call(method=method, path=request.rel_url.raw_path, query=query, body=body, **self._of_request(request))
