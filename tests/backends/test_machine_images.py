@@ -338,7 +338,7 @@ def test_every_field_that_the_contract_has_is_read() -> None:
                 missing.append(f"{path}.{name}")
                 continue
             inner = field.get("items", field)
-            below = SCHEMAS[inner["ref"]] if "ref" in inner else inner.get("props")
+            below = SCHEMAS["v1"][inner["ref"]] if "ref" in inner else inner.get("props")
             if below:
                 compare(f"{path}.{name}", below, properties(known[name], defs), defs)
 
@@ -348,7 +348,7 @@ def test_every_field_that_the_contract_has_is_read() -> None:
         return defs[part["$ref"].rpartition("/")[2]]["properties"] if "$ref" in part else part["properties"]
 
     schema = msgspec.json.schema(Instance, schema_hook=lambda _: {"type": "string"})
-    compare("", SCHEMAS["SourceInstanceProperties"], properties(schema, schema["$defs"]), schema["$defs"])
+    compare("", SCHEMAS["v1"]["SourceInstanceProperties"], properties(schema, schema["$defs"]), schema["$defs"])
     assert missing == []
     assert issubclass(Instance, Record)
 
