@@ -91,7 +91,7 @@ class Dispatcher:
             call.caller.check(needed(route.method, route.path, parameters))
             body = await route.handler(msgspec.structs.replace(call, version=version, parameters=parameters))
         except PermissionDenied as error:
-            return self._access.refuse(call.caller, error.permission, call.body)
+            return self._access.refuse(call.caller, error.permission, call.body, version)
         except Exception as error:
             return answer_to_error(error, call.method, unquote(call.path))
         return Answer(HTTPStatus.OK, body)

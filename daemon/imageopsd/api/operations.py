@@ -77,11 +77,12 @@ class OperationCalls:
 
     async def list(self, call: Call) -> bytes:
         items, token = await ListQuery.of("operations", call.query).page(partial(self._ops.operations, call.scope))
-        return encode_list("compute#operationList", call.parameters["project"], "operations", items, token)
+        project = call.parameters["project"]
+        return encode_list("compute#operationList", project, "operations", items, token, call.version)
 
     async def aggregated_list(self, call: Call) -> bytes:
         items, token = await ListQuery.of("operations", call.query).page(partial(self._ops.operations, call.project))
-        return encode_aggregated(call.project, items, token)
+        return encode_aggregated(call.project, items, token, call.version)
 
     async def list_elsewhere(self, call: Call) -> bytes:
         ListQuery.of("operations", call.query)

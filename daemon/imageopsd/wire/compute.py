@@ -107,7 +107,9 @@ def encode(record: msgspec.Struct) -> bytes:
 
 
 def as_of(version: str, resource: T) -> T:
-    """An image or machine image as that version of the API answers it: with links to itself."""
+    """An image or machine image as that version of the API answers it: with its link to itself, kept as v1's."""
+    if version == "v1":
+        return resource
     link = str(resource.self_link).replace("/compute/v1/", f"/compute/{version}/")
     return replace(resource, self_link=link)
 
@@ -119,28 +121,32 @@ def as_json(record: msgspec.Struct) -> dict[str, Any]:
 
 
 def encode_list(
-    kind: str, project: str, collection: str, items: Sequence[msgspec.Struct], next_page_token: str | None
+    kind: str,
+    project: str,
+    collection: str,
+    items: Sequence[msgspec.Struct],
+    next_page_token: str | None,
+    version: str,
 ) -> bytes:
     """A list answer: `kind` such as `compute#imageList`, `collection` such as `images`. Empty lists have no items."""
-    link = f"{project_link(project)}/global/{collection}"
     answer: dict[str, Any] = {
         "kind": kind,
         "id": f"projects/{project}/global/{collection}",
         "items": items,
         "nextPageToken": next_page_token,
-        "selfLink": link,
+        "selfLink": f"{project_link(project, version)}/global/{collection}",
     }
     return _encode({name: value for name, value in answer.items() if value})
 
 
-def encode_aggregated(project: str, items: Sequence[Operation], next_page_token: str | None) -> bytes:
+def encode_aggregated(project: str, items: Sequence[Operation], next_page_token: str | None, version: str) -> bytes:
     """An aggregated list: all operations here are global ones."""
     answer: dict[str, Any] = {
         "kind": "compute#operationAggregatedList",
         "id": f"projects/{project}/aggregated/operations",
         "items": {"global": {"operations": items}} if items else {},
         "nextPageToken": next_page_token,
-        "selfLink": f"{project_link(project)}/aggregated/operations",
+        "selfLink": f"{project_link(project, version)}/aggregated/operations",
     }
     return _encode({name: value for name, value in answer.items() if value is not None})
 
