@@ -89,6 +89,8 @@ class Dispatcher:
         version = parameters.pop("version")
         try:
             call.caller.check(needed(route.method, route.path, parameters))
+            if parameters.get("project", ANY_PROJECT) != ANY_PROJECT:
+                check_project(parameters["project"])
             body = await route.handler(msgspec.structs.replace(call, version=version, parameters=parameters))
         except PermissionDenied as error:
             return self._access.refuse(call.caller, error.permission, call.body, version)
