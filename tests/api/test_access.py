@@ -345,6 +345,14 @@ async def test_each_call_of_a_batch_is_checked_with_the_token_of_the_whole(guard
         assert response.status == 401
 
 
+async def test_a_get_that_comes_as_a_form_needs_what_a_get_needs(guarded: Guarded) -> None:
+    form = {"X-HTTP-Method-Override": "GET", "Content-Type": "application/x-www-form-urlencoded"}
+    for token, expected in ((READER, 200), (WRITER, 200), (FOREIGNER, 403)):
+        headers = bearer(token) | form
+        async with guarded.client.post(f"{ROOT}/images", data=b"filter=name+%3D+i", headers=headers) as response:
+            assert response.status == expected
+
+
 @pytest.mark.parametrize(
     ("link", "resource"),
     [

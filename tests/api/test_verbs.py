@@ -2,6 +2,7 @@
 
 import json
 from email import message_from_bytes
+from urllib.parse import urlencode
 
 import pytest
 from tests.api.conftest import LINKS, NOW, ROOT, SOURCE, Api, Bench, Json
@@ -287,7 +288,61 @@ async def test_the_project_and_its_empty_neighbourhood_answer(api: Api) -> None:
         assert (await api.call("GET", f"/compute/v1/projects/p/{collection}/x"))[0] == 404
 
 
-# ---------------------------------------------------------------------------------------------- beta, batch
+# ----------------------------------------------------------------------------------- long queries, beta, batch
+
+
+def as_form(method: str = "GET", content_type: str = "application/x-www-form-urlencoded") -> Json:
+    """The headers that googleapiclient sends a query with that is too long for a URL."""
+    return {"x-http-method-override": method, "content-type": content_type}
+
+
+async def test_a_get_may_come_as_a_form_where_its_query_is_too_long_for_a_url(api: Api) -> None:
+    for name in ("one", "two"):
+        await api.insert(name)
+    wanted = " OR ".join(["name = one"] * 100)
+    status, listed = await api.call(
+        "POST", "images", data=urlencode({"filter": wanted, "alt": "json"}).encode(), headers=as_form()
+    )
+    assert (status, [image["name"] for image in listed["items"]]) == (200, ["one"])
+
+
+async def test_the_query_of_the_url_comes_before_that_of_the_form(api: Api) -> None:
+    """googleapiclient's `list_next` leaves the form as it was and puts the next token into the URL."""
+    for name in ("one", "two", "three"):
+        await api.insert(name)
+    form, seen = "filter=name:*&maxResults=1", []
+
+    async def page(path: str, form: str) -> str:
+        status, listed = await api.call("POST", path, data=form.encode(), headers=as_form())
+        assert status == 200
+        seen.extend(image["name"] for image in listed["items"])
+        return str(listed.get("nextPageToken"))
+
+    first = await page("images", form)
+    second = await page("images", f"{form}&pageToken={first}")
+    assert await page(f"images?pageToken={second}", f"{form}&pageToken={first}") == "None"
+    assert seen == ["one", "three", "two"]
+
+
+async def test_a_query_in_a_form_is_refused_as_one_in_a_url_would_be(api: Api) -> None:
+    in_url = await api.call("GET", "images?filter=n%C3%A4me")
+    assert in_url[0] == 400
+    assert in_url == await api.call("POST", "images", data=b"filter=n%C3%A4me", headers=as_form())
+
+
+@pytest.mark.parametrize("headers", [as_form("DELETE"), as_form(content_type="application/json")])
+async def test_no_other_override_means_a_get(api: Api, headers: Json) -> None:
+    status, answer = await api.call("POST", "images", data=b"filter=", headers=headers)
+    assert (status, answer["error"]["message"].partition(":")[0]) == (
+        400,
+        "Invalid JSON payload received for 'resource'",
+    )
+
+
+async def test_only_a_post_can_mean_another_verb(api: Api) -> None:
+    operation = await api.insert("disk")
+    status, answer = await api.call("DELETE", f"operations/{operation['name']}", data=b"", headers=as_form())
+    assert (status, answer["error"]["status"]) == (400, "FAILED_PRECONDITION")  # it deletes, or would if it were DONE
 
 
 async def test_beta_and_v1_share_one_state_and_an_operation_keeps_the_link_it_was_made_with(api: Api) -> None:

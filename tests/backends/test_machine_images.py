@@ -392,7 +392,7 @@ def test_every_field_that_the_contract_has_is_read() -> None:
                 missing.append(f"{path}.{name}")
                 continue
             inner = field.get("items", field)
-            below = SCHEMAS[inner["ref"]] if "ref" in inner else inner.get("props")
+            below = SCHEMAS["v1"][inner["ref"]] if "ref" in inner else inner.get("props")
             if below:
                 compare(f"{path}.{name}", below, properties(known[name], defs), defs)
 
@@ -403,14 +403,14 @@ def test_every_field_that_the_contract_has_is_read() -> None:
 
     schema = msgspec.json.schema(Instance, schema_hook=lambda _: {"type": "string"})
     for kind in ("SourceInstanceProperties", "InstanceProperties"):
-        compare("", SCHEMAS[kind], properties(schema, schema["$defs"]), schema["$defs"])
+        compare("", SCHEMAS["v1"][kind], properties(schema, schema["$defs"]), schema["$defs"])
     assert missing == []
     assert issubclass(Instance, Record)
 
 
 def test_each_form_of_an_instance_has_what_the_contract_gives_it() -> None:
-    source, plain = SCHEMAS["SourceInstanceProperties"].keys(), SCHEMAS["InstanceProperties"].keys()
-    saved, attached = SCHEMAS["SavedAttachedDisk"].keys(), SCHEMAS["AttachedDisk"].keys()
+    source, plain = (SCHEMAS["v1"][kind].keys() for kind in ("SourceInstanceProperties", "InstanceProperties"))
+    saved, attached = (SCHEMAS["v1"][kind].keys() for kind in ("SavedAttachedDisk", "AttachedDisk"))
     known = {field.encode_name for field in msgspec.structs.fields(Instance)}
     assert (known - source - {"name"}, known - plain - {"name"}) == (ONLY_INSTANCE_PROPERTIES, ONLY_SOURCE_PROPERTIES)
     known = {field.encode_name for field in msgspec.structs.fields(AttachedDisk)}

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 from msgspec.structs import fields, replace
-from tests.contract.validate import BETA as BETAS_SCHEMAS
 from tests.contract.validate import SCHEMAS, assert_valid
 
 from imageopsd.model.errors import InvalidRequest
@@ -33,8 +32,8 @@ def without(body: dict[str, Any], *names: str) -> dict[str, Any]:
 def test_what_only_beta_has_is_what_the_documents_say(kind: type[Part]) -> None:
     names = {field.name: field.encode_name for field in fields(kind)}
     mine = {names[name] for name in ONLY_BETA[kind]}
-    assert mine == BETAS_SCHEMAS[kind.__name__].keys() - SCHEMAS[kind.__name__].keys()
-    assert {field.encode_name for field in fields(RolloutPolicy)} == BETAS_SCHEMAS["RolloutPolicy"].keys()
+    assert mine == SCHEMAS[BETA][kind.__name__].keys() - SCHEMAS[V1][kind.__name__].keys()
+    assert {field.encode_name for field in fields(RolloutPolicy)} == SCHEMAS[BETA]["RolloutPolicy"].keys()
 
 
 def test_beta_shows_all_of_an_image_and_v1_what_v1_knows() -> None:

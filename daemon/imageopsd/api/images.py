@@ -131,9 +131,9 @@ class ImageCalls:
         return encode(as_of(call.version, await self._ops.newest_in_family(call.project, call.parameters["family"])))
 
     async def list(self, call: Call) -> bytes:
-        items, token = await ListQuery.of(IMAGES, call.query).page(partial(self._ops.images, call.project))
-        shown = [as_of(call.version, item) for item in items]
-        return encode_list("compute#imageList", call.project, IMAGES, shown, token)
+        fetch = partial(self._ops.images, call.project)
+        items, token = await ListQuery.of(IMAGES, call.query).page(fetch, partial(as_of, call.version))
+        return encode_list("compute#imageList", call.project, IMAGES, items, token, call.version)
 
     # ----------------------------------------------------------------------------------------------- IAM
 

@@ -80,9 +80,8 @@ class MachineImageCalls:
 
     async def list(self, call: Call) -> bytes:
         fetch = partial(self._ops.machine_images, call.project)
-        items, token = await ListQuery.of(MACHINE_IMAGES, call.query).page(fetch)
-        shown = [as_of(call.version, item) for item in items]
-        return encode_list("compute#machineImageList", call.project, MACHINE_IMAGES, shown, token)
+        items, token = await ListQuery.of(MACHINE_IMAGES, call.query).page(fetch, partial(as_of, call.version))
+        return encode_list("compute#machineImageList", call.project, MACHINE_IMAGES, items, token, call.version)
 
     async def get_policy(self, call: Call) -> bytes:
         return encode(await self._ops.policy(MACHINE_IMAGES, call.project, call.parameters["machineImage"]))

@@ -112,28 +112,32 @@ def as_json(record: msgspec.Struct) -> dict[str, Any]:
 
 
 def encode_list(
-    kind: str, project: str, collection: str, items: Sequence[msgspec.Struct], next_page_token: str | None
+    kind: str,
+    project: str,
+    collection: str,
+    items: Sequence[msgspec.Struct],
+    next_page_token: str | None,
+    version: str,
 ) -> bytes:
     """A list answer: `kind` such as `compute#imageList`, `collection` such as `images`. Empty lists have no items."""
-    link = f"{project_link(project)}/global/{collection}"
     answer: dict[str, Any] = {
         "kind": kind,
         "id": f"projects/{project}/global/{collection}",
         "items": items,
         "nextPageToken": next_page_token,
-        "selfLink": link,
+        "selfLink": f"{project_link(project, version)}/global/{collection}",
     }
     return _encode({name: value for name, value in answer.items() if value})
 
 
-def encode_aggregated(project: str, items: Sequence[Operation], next_page_token: str | None) -> bytes:
+def encode_aggregated(project: str, items: Sequence[Operation], next_page_token: str | None, version: str) -> bytes:
     """An aggregated list: all operations here are global ones."""
     answer: dict[str, Any] = {
         "kind": "compute#operationAggregatedList",
         "id": f"projects/{project}/aggregated/operations",
         "items": {"global": {"operations": items}} if items else {},
         "nextPageToken": next_page_token,
-        "selfLink": f"{project_link(project)}/aggregated/operations",
+        "selfLink": f"{project_link(project, version)}/aggregated/operations",
     }
     return _encode({name: value for name, value in answer.items() if value is not None})
 
