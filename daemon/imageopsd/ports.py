@@ -4,8 +4,9 @@ Promises only. What an implementation must know stands here; how it does it is i
 `tests/storage` and `tests/backends` check every implementation against these words.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
+from threading import Event
 from types import TracebackType
 from typing import Any, BinaryIO, Generic, Protocol, Self, TypeVar, runtime_checkable
 
@@ -460,13 +461,14 @@ class Backend(Protocol):
         """Carries the change to the provider."""
 
     async def delete_image(self, task: DeleteTask, report: Reporter) -> None:
-        """Removes the image and its bytes; one that is not there is removed already."""
+        """Removes the image; one that is not there is removed already. What takes long, as the file system's freeing
+        of its bytes may, is done later and cannot fail it any more."""
 
     async def insert_machine_image(self, task: MachineImageTask, report: Reporter) -> MachineImageFacts:
         """Makes the machine image as `insert_image` makes an image: all its disks or nothing."""
 
     async def delete_machine_image(self, task: DeleteTask, report: Reporter) -> None:
-        """Removes the machine image and its bytes; one that is not there is removed already."""
+        """Removes the machine image as `delete_image` removes an image."""
 
 
 # ----------------------------------------------------------------------------- what lies on this host
@@ -543,8 +545,12 @@ class Keeper(Protocol):
     def staged(self) -> set[str]:
         """The ids of the operations of which something half done is there."""
 
-    def sweep(self, dead: Collection[str]) -> None:
-        """Removes what these operations, which have ended, left half done, and what was to be deleted long ago."""
+    def strays(self) -> dict[str, str]:
+        """What lies where its resources lie and is none, or cannot be looked at; each with the reason."""
+
+    def empty_trash(self, stop: Event) -> dict[str, str]:
+        """Frees the space of what was deleted or given up, until `stop` is set. What cannot be removed, with the
+        reason."""
 
     async def forget(self, operation_id: str) -> None:
-        """The operation has ended: what was kept for another try goes."""
+        """The operation has ended: what was kept for another try goes into the trash."""

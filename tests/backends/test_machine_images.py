@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import msgspec
@@ -22,7 +23,6 @@ from tests.backends.contract import (
     insert_task,
     machine_image_task,
 )
-from tests.backends.test_local import empty
 from tests.contract.validate import SCHEMAS, assert_valid
 
 from imageopsd.backends.local import LocalBackend
@@ -125,7 +125,7 @@ def bundle(data: Path, number: int = 7) -> Path:
 
 
 def nothing_remains(data: Path) -> bool:
-    return [path for name in ("*images/*/*", "staging/*", "trash/*") for path in data.glob(name)] == []
+    return [path for name in ("*images/*/*", "staging/*") for path in data.glob(name)] == []
 
 
 async def refusal(backend: LocalBackend, task: MachineImageTask | None = None) -> tuple[str, int, str]:
@@ -153,7 +153,7 @@ class TestLocalBackend(MachineImageContract):
         return [(path, path.read_bytes()) for path in self.data.glob("machine-images/*/*/manifest.json")]
 
     def leftovers(self, backend: LocalBackend) -> list[Any]:
-        return [*self.data.glob("staging/*"), *self.data.glob("trash/*")]
+        return [*self.data.glob("staging/*")]
 
 
 class TestLocalBackendWithADiskAsSource(BackendContract):
@@ -174,7 +174,7 @@ class TestLocalBackendWithADiskAsSource(BackendContract):
         return [(path, path.read_bytes()) for path in self.data.glob("images/*/*/manifest.json")]
 
     def leftovers(self, backend: LocalBackend) -> list[Any]:
-        return [*self.data.glob("staging/*"), *self.data.glob("trash/*")]
+        return [*self.data.glob("staging/*")]
 
 
 class TestSimulatedBackend(MachineImageContract):
@@ -626,13 +626,14 @@ async def test_a_delete_that_a_dead_process_began_is_ended(backend: LocalBackend
     assert nothing_remains(data)
 
 
-async def test_starting_empties_the_trash_and_keeps_bundles(backend: LocalBackend, data: Path) -> None:
+async def test_a_deleted_bundle_is_freed_and_the_others_stay(backend: LocalBackend, data: Path) -> None:
     await backend.insert_machine_image(machine_image_task(6), Notes())
     await backend.insert_machine_image(machine_image_task(7), Notes())
-    bundle(data, 6).rename(data / "trash" / "6")
-    async with LocalBackend(LocalBackend.Options(), data):
-        assert len(list(bundle(data, 7).glob("*.raw"))) == 2
-        await empty(data / "trash")
+    await backend.delete_machine_image(delete_task(machine_image_task(6)), Notes())
+    assert [path.name.partition(".")[0] for path in data.glob("trash/*")] == ["6"]
+    assert backend.empty_trash(Event()) == {}
+    assert [*data.glob("trash/*")] == []
+    assert len(list(bundle(data, 7).glob("*.raw"))) == 2
 
 
 # ------------------------------------------------------------------------------- images of disks and snapshots

@@ -69,17 +69,12 @@ class LocalBackend(Keeping):
 
     async def __aenter__(self) -> Self:
         await in_thread("prepare", self._layout.prepare)
-        # in the background: a start does not wait for the file system to free terabytes
-        self._leaving = Event()
-        self._emptying = asyncio.create_task(in_thread("trash", lambda: self._layout.empty_trash(self._leaving)))
-        self._emptying.add_done_callback(_try_again_later)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._leaving.set()
-        await asyncio.wait([self._emptying])
+        """Nothing is open."""
 
     def obstacle(self) -> str | None:
         try:
@@ -294,12 +289,6 @@ class LocalBackend(Keeping):
             raise TemporaryFailure(
                 "STORAGE_UNAVAILABLE", f"The directory '{self._layout.root}' failed: {error.strerror or error}."
             ) from error
-
-
-def _try_again_later(emptying: asyncio.Task[None]) -> None:
-    """The housekeeping empties the trash again, and tells of what cannot be removed."""
-    if not emptying.cancelled():
-        emptying.exception()
 
 
 def _warn_of_size(content: int, image: Image, report: Reporter) -> int:
