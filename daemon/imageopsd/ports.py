@@ -437,8 +437,8 @@ class Backend(Protocol):
     """Carries tasks out. An async context manager: entering it makes it ready and clears away what dead
     processes left half done.
 
-    A failure is one of `model.errors.BackendFailure`: TemporaryFailure where the same task may succeed later,
-    PermanentFailure or QuotaExceeded where not; or NotYet, before anything was done, where others come first. Backends
+    A failure is one of `model.errors.BackendFailure`: TemporaryFailure where the same task may succeed later (NoRoom
+    where it only needs room for that), PermanentFailure or QuotaExceeded where not; or NotYet, before anything was done, where others come first. Backends
     neither retry nor know of leases. Cancellation may come at any await; then the call leaves nothing that its next try
     could trip over. After a crash the same task comes again: an effect that already happened is found, not made twice.
     """

@@ -12,6 +12,7 @@ import pytest
 from tests.backends import archives
 from tests.backends.archives import GIB, MIB, data_extents, same_bytes
 from tests.backends.contract import PROJECT, Notes, failed, insert_task
+from tests.backends.test_local import nothing_remains
 from tests.needs import need
 
 from imageopsd.backends.local import LocalBackend
@@ -20,7 +21,7 @@ from imageopsd.backends.local.disk import Disk
 from imageopsd.backends.local.pipe import Broken
 from imageopsd.backends.local.progress import Meter
 from imageopsd.backends.local.tar import Piece
-from imageopsd.model.errors import PermanentFailure
+from imageopsd.model.errors import NoRoom, PermanentFailure
 from imageopsd.model.image import Int64, RawDisk
 from imageopsd.ports import InsertTask
 
@@ -40,8 +41,12 @@ def tiny(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", mount], check=True)
 
 
-@pytest.mark.parametrize(("content", "margin"), [(32 * MIB, 0), (64 * 1024, 9 * MIB)], ids=["no room", "no margin"])
-async def test_a_full_disk_is_said_and_cleared(tmp_path: Path, tiny: Path, content: int, margin: int) -> None:
+@pytest.mark.parametrize(
+    ("content", "margin", "whole"), [(32 * MIB, 0, 8 * MIB), (64 * 1024, 9 * MIB, 0)], ids=["no room", "no margin"]
+)
+async def test_what_the_disk_could_never_hold_is_an_error_that_says_so(
+    tmp_path: Path, tiny: Path, content: int, margin: int, whole: int
+) -> None:
     disk = archives.disk(tmp_path / "d", GIB, [(MIB, os.urandom(content))])
     archive = archives.sparse(disk, tmp_path / "a.tar.gz")
     options = LocalBackend.Options(allow_files=(str(tmp_path),), free_space_margin=margin)
@@ -49,12 +54,36 @@ async def test_a_full_disk_is_said_and_cleared(tmp_path: Path, tiny: Path, conte
         task = insert_task(raw_disk=RawDisk(source=archive.as_uri()))
         with pytest.raises(PermanentFailure) as failure:
             await backend.insert_image(task, Notes())
-    assert failed(failure) == (
-        "INSUFFICIENT_STORAGE",
-        507,
-        f"The disk is full: the file system of '{tiny / 'data'}' has no room for this.",
-    )
-    assert [*tiny.glob("data/images/*/*"), *tiny.glob("data/staging/*")] == []
+    message = f"the file system of '{tiny / 'data'}' has {whole} bytes in all for images, too few for this."
+    assert failed(failure) == ("INSUFFICIENT_STORAGE", 507, f"The disk is full: {message}")
+    assert nothing_remains(tiny / "data")
+
+
+async def test_what_there_is_no_room_for_now_leaves_nothing_and_begins_again_only_when_there_is(
+    tmp_path: Path, tiny: Path
+) -> None:
+    disk = archives.disk(tmp_path / "d", GIB, [(MIB, os.urandom(5 * MIB))])
+    archive = archives.sparse(disk, tmp_path / "a.tar.gz")
+    ballast = tiny / "ballast"
+    ballast.write_bytes(bytes(6 * MIB))
+    options = LocalBackend.Options(allow_files=(str(tmp_path),), free_space_margin=0)
+    async with LocalBackend(options, tiny / "data") as backend:
+        task = insert_task(raw_disk=RawDisk(source=archive.as_uri()))
+        seen = []
+        for _ in range(2):
+            notes = Notes()
+            with pytest.raises(NoRoom) as failure:
+                await backend.insert_image(task, notes)
+            message = f"The disk is full: the file system of '{tiny / 'data'}' has no room for this."
+            assert failed(failure) == ("INSUFFICIENT_STORAGE", 507, message)
+            assert nothing_remains(tiny / "data")
+            seen.append((notes.bytes > 0, [warning.message for warning in notes.warnings]))
+        assert seen == [(True, [f"It had to wait for room. {message}"]), (False, [])]
+
+        ballast.unlink()
+        await backend.insert_image(task, Notes())
+    os.truncate(disk, GIB)
+    assert same_bytes(disk, tiny / "data/images" / PROJECT / "7/disk.raw")
 
 
 async def test_parts_on_two_file_systems_are_refused_at_the_start(tiny: Path) -> None:

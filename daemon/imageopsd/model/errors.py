@@ -203,6 +203,14 @@ class TemporaryFailure(BackendFailure):
         self.of_backend = of_backend
 
 
+class NoRoom(TemporaryFailure):
+    """Where things are made there is no room for this one now. No attempt, however often it is looked at: it waits for
+    room, and fails only when that takes too long."""
+
+    def __init__(self, message: str, http_status: HTTPStatus = HTTPStatus.INSUFFICIENT_STORAGE) -> None:
+        super().__init__("INSUFFICIENT_STORAGE", message, http_status)
+
+
 class NotYet(ImageOpsError):
     """What an operation needs is being made; waiting for it is no failure and no attempt."""
 

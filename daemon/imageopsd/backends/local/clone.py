@@ -27,8 +27,9 @@ class Cloner:
 
     def clone(self, source: int, disk: Disk, meter: Meter, stop: Event) -> None:
         """Fills `disk` from the descriptor `source`; holes stay holes. Raises Broken when `stop` is set, OSError."""
-        size = os.fstat(source).st_size
-        meter.size = size
+        found = os.fstat(source)
+        size = meter.size = found.st_size
+        disk.expected = found.st_blocks * 512
         if self._shares_extents(source, disk.fd):
             meter.made = size
             return

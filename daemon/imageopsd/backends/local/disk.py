@@ -35,7 +35,10 @@ class Disk:
         self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         self._margin = margin
         self._limit = limit
-        self._taken = 0
+        self.taken = 0
+        """Bytes that were written so far."""
+        self.expected = 0
+        """Bytes that it will have in the end at the most, as far as is known; for whoever asks whether it can fit."""
         self._stride = self._window = 0
         """Where on the disk the running stride and window begin."""
         self._in_stride = self._in_window = 0
@@ -72,7 +75,7 @@ class Disk:
 
     def written(self, end: int, count: int) -> None:
         """Somebody wrote `count` bytes up to `end`: lets the device begin with them, waits for it now and then."""
-        self._taken += count
+        self.taken += count
         self._check_limit(0)
         self._in_stride += count
         if self._in_stride < STRIDE:
@@ -91,7 +94,7 @@ class Disk:
     def restart(self) -> None:
         """Empty again, as it was made."""
         os.ftruncate(self.fd, 0)
-        self._taken = 0
+        self.taken = 0
         self._stride = self._window = self._in_stride = self._in_window = 0
 
     def finish(self, size: int) -> int:
@@ -103,7 +106,7 @@ class Disk:
         return os.fstat(self.fd).st_blocks * 512
 
     def _check_limit(self, more: int) -> None:
-        if self._limit is not None and self._taken + more > self._limit:
+        if self._limit is not None and self.taken + more > self._limit:
             raise PermanentFailure(
                 "RESERVATION_EXCEEDED",
                 f"The disk has more than the {self._limit} bytes that were reserved for its data.",

@@ -120,6 +120,7 @@ class Intake:
         if pieces:
             self._pieces.put(pieces, len(raw))
             self._meter.size = self._tar.disk_size
+            self._disk.expected = self._tar.content
             self._meter.made = pieces[-1].offset
 
     def _write(self) -> None:

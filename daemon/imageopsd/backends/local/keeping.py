@@ -13,6 +13,7 @@ from imageopsd.backends.local.export import write_archive, write_raw
 from imageopsd.backends.local.layout import DISK, Layout, is_directory
 from imageopsd.backends.local.manifest import ImageManifest, MachineImageManifest
 from imageopsd.backends.local.pipe import in_thread
+from imageopsd.backends.local.room import Room
 from imageopsd.backends.local.verify import damage
 from imageopsd.model.image import GIB, Image
 from imageopsd.model.names import image_path
@@ -24,6 +25,7 @@ class Keeping:
     """The local backend as a `ports.Keeper`."""
 
     _layout: Layout
+    _room: Room
 
     def kept(self) -> Iterator[Kept]:
         for project, place in self._layout.places():
@@ -80,6 +82,7 @@ class Keeping:
         return self._layout.empty_trash(stop)
 
     async def forget(self, operation_id: str) -> None:
+        self._room.forget(operation_id)
         await in_thread("forget", lambda: self._layout.clear(operation_id))
 
     def _manifest(self, kept: Kept) -> ImageManifest | MachineImageManifest:

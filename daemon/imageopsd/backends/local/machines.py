@@ -20,8 +20,9 @@ from imageopsd.backends.local.pipe import in_thread
 from imageopsd.backends.local.progress import MOVED, Meter
 from imageopsd.backends.local.reading import PlainDisk, Readable, pour
 from imageopsd.backends.local.resources import Resources, SourceDisk
+from imageopsd.backends.local.room import Room, waited
 from imageopsd.backends.local.saved import disk_of, properties, saved_attached_disk, saved_disk, stored
-from imageopsd.model.errors import PermanentFailure
+from imageopsd.model.errors import NoRoom, PermanentFailure
 from imageopsd.model.keys import check_given
 from imageopsd.model.machine_image import (
     MachineImage,
@@ -68,11 +69,12 @@ class _BundleMeter(Meter):
 
 
 class MachineImages:
-    def __init__(self, options: Options, layout: Layout, resources: Resources, cloner: Cloner) -> None:
+    def __init__(self, options: Options, layout: Layout, resources: Resources, cloner: Cloner, room: Room) -> None:
         self._margin = options.free_space_margin
         self._layout = layout
         self._resources = resources
         self._cloner = cloner
+        self._room = room
 
     async def insert(self, task: MachineImageTask, report: Reporter) -> MachineImageFacts:
         """Raises BackendFailure, and OSError from the data directory."""
@@ -85,25 +87,30 @@ class MachineImages:
     async def _make(self, task: MachineImageTask, place: Path, report: Reporter) -> MachineImageFacts:
         source = task.machine_image.source_instance or ""
         reference = parse_instance_reference(source, task.project, "resource.sourceInstance")
+        disks = list[Disk]()
         try:
-            instance = await in_thread("read", lambda: self._resources.instance(reference))
-            disks = _chosen(instance, task.machine_image.params, reference)
-            staged = await in_thread("begin", lambda: self._layout.begin(task.operation_id))
-            with ExitStack() as files:
-                meter = _BundleMeter()
-                copies = await in_thread("open", lambda: self._open(disks, reference, task, staged, meter, files))
-                stop = Event()
-                with meter.telling(report):
-                    await in_thread("copy", lambda: self._copy(copies, stop), stop.set)
-                report.progress(MOVED, "reading it for its digests")
-                await in_thread("digest", lambda: _digest(copies, stop), stop.set)
-                report.progress(MOVED, "making it safe on disk")
-                sizes = await in_thread("sync", lambda: [copy.disk.finish(copy.source.size) for copy in copies])
-                saved = await in_thread("sync", lambda: [_saved_file(copy) for copy in copies])
-            report.progress(95, "publishing")
-            manifest = _manifest(task, reference, saved, _facts(instance, disks, copies, sizes))
-            await in_thread("publish", lambda: self._layout.publish(staged, manifest, place))
-        except BaseException:
+            with self._room.failures(task.operation_id, self._margin, disks):
+                instance = await in_thread("read", lambda: self._resources.instance(reference))
+                chosen = _chosen(instance, task.machine_image.params, reference)
+                staged = await in_thread("begin", lambda: self._layout.begin(task.operation_id))
+                with ExitStack() as files:
+                    meter = _BundleMeter()
+                    copies = await in_thread("open", lambda: self._open(chosen, reference, task, staged, meter, files))
+                    disks += [copy.disk for copy in copies]
+                    stop = Event()
+                    with meter.telling(report):
+                        await in_thread("copy", lambda: self._copy(copies, stop), stop.set)
+                    report.progress(MOVED, "reading it for its digests")
+                    await in_thread("digest", lambda: _digest(copies, stop), stop.set)
+                    report.progress(MOVED, "making it safe on disk")
+                    sizes = await in_thread("sync", lambda: [copy.disk.finish(copy.source.size) for copy in copies])
+                    saved = await in_thread("sync", lambda: [_saved_file(copy) for copy in copies])
+                report.progress(95, "publishing")
+                manifest = _manifest(task, reference, saved, _facts(instance, chosen, copies, sizes))
+                await in_thread("publish", lambda: self._layout.publish(staged, manifest, place))
+        except BaseException as error:
+            if isinstance(error, NoRoom):
+                report.warn(waited(error))
             # as with an image: also what was published already
             await in_thread("discard", lambda: self._layout.discard(task.operation_id, place))
             raise
