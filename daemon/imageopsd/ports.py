@@ -17,7 +17,7 @@ from imageopsd.model.image import Image, ImageFacts
 from imageopsd.model.machine_image import MachineImage, MachineImageFacts, MachineImageTask
 from imageopsd.model.operation import Operation, OperationWarning
 from imageopsd.model.policy import Policy
-from imageopsd.model.quota import Correction, Quotas, Usage
+from imageopsd.model.quota import Correction, Metric, Quotas, Remainder, Usage
 from imageopsd.model.requests import AnyRequest
 from imageopsd.model.resource import Resource
 
@@ -290,6 +290,10 @@ class Store(Protocol):
         """What the claim's target was reserved with becomes what it takes, once that is known. Raises QuotaExceeded,
         and leaves the reservation as it was, if that is more and does not fit."""
 
+    async def left(self, claim: Claim) -> dict[Metric, Remainder]:
+        """What the limits of the claim's project leave for its target, of the metrics whose amount shows only while it
+        is made. Never less than what was reserved for it."""
+
     async def save_checkpoint(self, claim: Claim, checkpoint: bytes) -> None:
         """Keeps what the next holder of this operation needs to go on instead of starting again."""
 
@@ -386,8 +390,9 @@ class ImageKeys(msgspec.Struct, frozen=True):
 class InsertTask(msgspec.Struct, frozen=True):
     """Make `image` (reserved: its id, name and source are set). `source` is the image it is to be copied from,
     when that is its source; `force` accepts a source disk that is in use. `checkpoint` is what an earlier try saved.
-    `reserved_bytes` is what the image may take of the device, if somebody counts: a backend that can tell fails before
-    it takes more. `keys` are the customer's, opened; the image names them by their SHA-256."""
+    `reserved_bytes` is what the image may take of the device and `reserved_gb` how large its disk may be, if somebody
+    counts: a backend that can tell raises ReservationExceeded before there is more. `keys` are the customer's, opened;
+    the image names them by their SHA-256."""
 
     operation_id: str
     project: str
@@ -396,6 +401,7 @@ class InsertTask(msgspec.Struct, frozen=True):
     force: bool = False
     checkpoint: bytes | None = None
     reserved_bytes: int | None = None
+    reserved_gb: int | None = None
     keys: ImageKeys = ImageKeys()
 
 
@@ -438,9 +444,10 @@ class Backend(Protocol):
     processes left half done.
 
     A failure is one of `model.errors.BackendFailure`: TemporaryFailure where the same task may succeed later (NoRoom
-    where it only needs room for that), PermanentFailure or QuotaExceeded where not; or NotYet, before anything was done, where others come first. Backends
-    neither retry nor know of leases. Cancellation may come at any await; then the call leaves nothing that its next try
-    could trip over. After a crash the same task comes again: an effect that already happened is found, not made twice.
+    where it only needs room for that), PermanentFailure or QuotaExceeded where not (ReservationExceeded where a task's
+    bounds were too narrow); or NotYet, before anything was done, where others come first. Backends neither retry nor
+    know of leases. Cancellation may come at any await; then the call leaves nothing that its next try could trip over.
+    After a crash the same task comes again: an effect that already happened is found, not made twice.
     """
 
     async def __aenter__(self) -> Self: ...

@@ -550,6 +550,13 @@ async def test_disks_that_change_meanwhile_are_no_consistent_bundle(
     assert nothing_remains(data)
 
 
+async def test_all_disks_together_take_no_more_than_was_left(backend: LocalBackend, data: Path) -> None:
+    held = sum(len(content) for _, content in [*BOOT, *DATA])
+    task = msgspec.structs.replace(machine_image_task(), reserved_bytes=held // 2)
+    assert (await refusal(backend, task))[:2] == ("RESERVATION_EXCEEDED", 403)
+    assert nothing_remains(data)
+
+
 async def test_a_full_disk_leaves_nothing(resources: Path, data: Path) -> None:
     options = LocalBackend.Options(resources_dir=str(resources), free_space_margin=2**60)
     async with LocalBackend(options, data) as backend:

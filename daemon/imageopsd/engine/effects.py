@@ -1,6 +1,7 @@
 """What each verb asks of the backend, and how the catalogue looks afterwards."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 from msgspec.structs import replace
 
@@ -13,6 +14,7 @@ from imageopsd.model.errors import (
     PermanentFailure,
     QuotaExceeded,
     RequestError,
+    ReservationExceeded,
     TemporaryFailure,
     Unavailable,
 )
@@ -22,6 +24,7 @@ from imageopsd.model.keys import Keys
 from imageopsd.model.machine_image import MachineImage, MachineImageStatus, MachineImageTask, asked
 from imageopsd.model.machine_image import published as machine_image_published
 from imageopsd.model.names import image_path
+from imageopsd.model.quota import Metric, Remainder, refusal
 from imageopsd.model.requests import (
     AnyRequest,
     DeleteImage,
@@ -104,10 +107,12 @@ class Effects:
     ) -> CatalogueChange:
         await self._store.show(claim, replace(reserved, status=MachineImageStatus.UPLOADING))
         keys = machine_image_keys(self._opened(claim), claim.project, wanted)
-        task = MachineImageTask(claim.operation.id, claim.project, wanted, keys)
-        facts = await self._ask(
-            Verb.INSERT_MACHINE_IMAGE, self._backend.insert_machine_image(task, report), task.operation_id
-        )
+        left = await self._store.left(claim)
+        task = MachineImageTask(claim.operation.id, claim.project, wanted, keys, _amount(left, Metric.STORED_BYTES))
+        with _refusing(left):
+            facts = await self._ask(
+                Verb.INSERT_MACHINE_IMAGE, self._backend.insert_machine_image(task, report), task.operation_id
+            )
         stored_bytes = facts.stored_bytes or 0
         await self._settle(
             claim,
@@ -123,6 +128,7 @@ class Effects:
     async def _insert(self, claim: Claim, image: Image, report: Reporter) -> CatalogueChange:
         source = await self._source(image)
         keys = image_keys(self._opened(claim), source)
+        left = await self._store.left(claim)
         task = InsertTask(
             operation_id=claim.operation.id,
             project=claim.project,
@@ -130,9 +136,12 @@ class Effects:
             source=source,
             force=isinstance(claim.request, InsertImage) and claim.request.force_create,
             checkpoint=claim.checkpoint,
+            reserved_bytes=_amount(left, Metric.STORED_BYTES),
+            reserved_gb=_amount(left, Metric.IMAGE_GB),
             keys=keys,
         )
-        facts = await self._ask(Verb.INSERT_IMAGE, self._backend.insert_image(task, report), task.operation_id)
+        with _refusing(left):
+            facts = await self._ask(Verb.INSERT_IMAGE, self._backend.insert_image(task, report), task.operation_id)
         stored_bytes = facts.stored_bytes or 0
         await self._settle(
             claim,
@@ -213,6 +222,20 @@ def undone(request: AnyRequest, target: Resource | None) -> CatalogueChange:
         ) as machine_image:
             return Publish(replace(machine_image, status=MachineImageStatus.READY))
     return None
+
+
+def _amount(left: Mapping[Metric, Remainder], metric: Metric) -> int | None:
+    return left[metric].amount if metric in left else None
+
+
+@contextmanager
+def _refusing(left: Mapping[Metric, Remainder]) -> Iterator[None]:
+    """What finds its bounds too narrow is refused by the limit that has set them. Raises QuotaExceeded."""
+    try:
+        yield
+    except ReservationExceeded as error:
+        metric = Metric(error.metric)
+        raise refusal(metric, left[metric].limit) from error
 
 
 def _check_seen(fingerprint: str, resource: Resource) -> None:

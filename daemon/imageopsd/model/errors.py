@@ -231,6 +231,14 @@ class QuotaExceeded(PermanentFailure):
         )
 
 
+class ReservationExceeded(PermanentFailure):
+    """It would take more of `metric` than was left for it. Whoever knows the limit that left no more says which."""
+
+    def __init__(self, message: str, metric: str) -> None:
+        super().__init__("RESERVATION_EXCEEDED", message, HTTPStatus.FORBIDDEN)
+        self.metric = metric
+
+
 class LeaseLost(ImageOpsError):
     """The claim's token is no longer the one in the store: let go, write nothing more."""
 

@@ -97,6 +97,13 @@ class Usage(msgspec.Struct, frozen=True):
         return self.used + self.reserved
 
 
+class Remainder(msgspec.Struct, frozen=True):
+    """`amount` is what `limit` leaves."""
+
+    limit: Limit
+    amount: int
+
+
 class Correction(msgspec.Struct, frozen=True):
     """A line of the ledger that was not what the catalogue says."""
 

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from imageopsd.backends.local.archive import take_in
 from imageopsd.backends.local.blocks import SUFFIX, BlockTable, Content
 from imageopsd.backends.local.clone import Cloner
-from imageopsd.backends.local.disk import Disk
+from imageopsd.backends.local.disk import Disk, Reservation
 from imageopsd.backends.local.disks import Encryption, encryption_of, file_name, new_disk, opened
 from imageopsd.backends.local.intake import Taken
 from imageopsd.backends.local.keeping import Keeping
@@ -32,7 +32,7 @@ from imageopsd.backends.local.progress import MOVED, Meter
 from imageopsd.backends.local.reading import Readable, pour
 from imageopsd.backends.local.resources import Resources
 from imageopsd.backends.local.room import Room, waited
-from imageopsd.backends.local.sizes import check_asked_size, disk_size
+from imageopsd.backends.local.sizes import CheckSize, check_asked_size, check_reserved, disk_size
 from imageopsd.backends.local.sources.source import without_secrets
 from imageopsd.backends.local.turns import Turns
 from imageopsd.model.errors import InvalidRequest, NoRoom, NotYet, PermanentFailure, TemporaryFailure
@@ -145,7 +145,8 @@ class LocalBackend(Keeping):
             with self._room.failures(task.operation_id, margin, disks):
                 staged = await in_thread("begin", lambda: self._layout.begin(task.operation_id))
                 key, image_id = task.keys.image, int(task.image.id or 0)
-                with new_disk(staged, DISK, margin, key, image_id, task.reserved_bytes) as (disk, table):
+                reserved = Reservation(task.reserved_bytes)
+                with new_disk(staged, DISK, margin, key, image_id, reserved) as (disk, table):
                     disks.append(disk)
                     taken = await self._fill(disk, table, staged, task, report)
                     report.progress(MOVED, "making it safe on disk")
@@ -178,16 +179,19 @@ class LocalBackend(Keeping):
         return facts
 
     async def _fill(self, disk: Disk, table: BlockTable, staged: Path, task: InsertTask, report: Reporter) -> Taken:
+        def check(content: int) -> None:
+            check_reserved(content, task.image.disk_size_gb, task.reserved_gb)
+
         raw = task.image.raw_disk
         if raw is not None and raw.source:
             with self._turns.take(task.project, urlsplit(raw.source).hostname):
                 options = self._options if task.keys.image is None else replace(self._options, resume_rate=0)
-                return await take_in(raw, disk, table, staged.parent, options, self._layout.root, report)
+                return await take_in(raw, disk, table, staged.parent, options, self._layout.root, check, report)
         if task.source is not None:
-            return await self._copy_image(task.source, disk, table, task.keys, report)
+            return await self._copy_image(task.source, disk, table, task.keys, check, report)
         if self._resources.configured:
             reference = _source_of(task.image, task.project)
-            return await self._copy_resource(reference, disk, table, task.keys, report, task.force)
+            return await self._copy_resource(reference, disk, table, task.keys, check, report, task.force)
         raise PermanentFailure(
             "UNSUPPORTED_OPERATION",
             "Images are made from disks and snapshots only where backends.local.resources_dir says where those are.",
@@ -195,12 +199,13 @@ class LocalBackend(Keeping):
         )
 
     async def _copy_image(
-        self, source: Image, disk: Disk, table: BlockTable, keys: ImageKeys, report: Reporter
+        self, source: Image, disk: Disk, table: BlockTable, keys: ImageKeys, check: CheckSize, report: Reporter
     ) -> Taken:
         if keys != ImageKeys() or source.image_encryption_key is not None:
-            return await self._pour_image(source, disk, table, keys, report)
+            return await self._pour_image(source, disk, table, keys, check, report)
         descriptor, manifest, place = self._open(source)
         try:
+            check(os.fstat(descriptor).st_size)
             await self._copy(descriptor, disk, report)
             size = os.fstat(descriptor).st_size
         finally:
@@ -213,7 +218,7 @@ class LocalBackend(Keeping):
         return Taken(size, manifest.facts.archive_size_bytes, manifest.facts.sha256)
 
     async def _pour_image(
-        self, source: Image, disk: Disk, table: BlockTable, keys: ImageKeys, report: Reporter
+        self, source: Image, disk: Disk, table: BlockTable, keys: ImageKeys, check: CheckSize, report: Reporter
     ) -> Taken:
         """Where one of the two is encrypted: what the file system could share or copy is of no use."""
         project, _, _ = parse_image_reference(source.self_link or "", "", "sourceImage")
@@ -226,14 +231,23 @@ class LocalBackend(Keeping):
                 plain = await in_thread("open", lambda: files.enter_context(opened(path, keys.source, name)))
             except FileNotFoundError:
                 raise _gone(project, source) from None
+            check(plain.size)
             await self._pour(plain, disk, table, report)
             return Taken(plain.size, manifest.facts.archive_size_bytes, manifest.facts.sha256)
 
     async def _copy_resource(
-        self, reference: Reference, disk: Disk, table: BlockTable, keys: ImageKeys, report: Reporter, force: bool
+        self,
+        reference: Reference,
+        disk: Disk,
+        table: BlockTable,
+        keys: ImageKeys,
+        check: CheckSize,
+        report: Reporter,
+        force: bool,
     ) -> Taken:
         with ExitStack() as files:
             source = await in_thread("open", lambda: files.enter_context(self._resources.disk(reference)))
+            check(source.size)
             if not force:
                 source.check_unused()
             plain = await in_thread("open", lambda: source.opened(keys.source))

@@ -10,7 +10,7 @@ import msgspec
 
 from imageopsd.backends.local.blocks import BlockTable
 from imageopsd.backends.local.clone import Cloner
-from imageopsd.backends.local.disk import Disk
+from imageopsd.backends.local.disk import Disk, Reservation
 from imageopsd.backends.local.disks import encryption_of, file_name, new_disk
 from imageopsd.backends.local.instances import AttachedDisk, Instance
 from imageopsd.backends.local.layout import Layout
@@ -136,10 +136,12 @@ class MachineImages:
         check_given(task.machine_image.machine_image_encryption_key, bundle, "resource.machineImageEncryptionKey")
         _check_needed(keys, [source.reference for source in sources.values()])
         plain = {index: source.opened(keys.get(source.reference.path)) for index, source in sources.items()}
-        copies = []
+        copies, reserved = [], Reservation(task.reserved_bytes)
         for index, source in sources.items():
             image_id = int(task.machine_image.id or 0)
-            disk, table = files.enter_context(new_disk(staged, f"disk-{index}", self._margin, bundle, image_id))
+            disk, table = files.enter_context(
+                new_disk(staged, f"disk-{index}", self._margin, bundle, image_id, reserved)
+            )
             path = staged / file_name(f"disk-{index}", encrypted=bundle is not None)
             part, as_it_is = meter.part(source.size), isinstance(plain[index], PlainDisk) and bundle is None
             copies.append(_Copy(index, disks[index], source, plain[index], path, disk, table, part, as_it_is))
