@@ -1,11 +1,14 @@
 """The local backend and the machine under it: full disks, copies, memory."""
 
+import errno
+import fcntl
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import msgspec
 import pytest
@@ -140,12 +143,33 @@ async def test_a_source_image_that_is_gone_is_not_found(tmp_path: Path) -> None:
     assert list(tmp_path.glob("data/staging/*")) == []
 
 
+def refuse(monkeypatch: pytest.MonkeyPatch, ways: set[str], number: int) -> list[str]:
+    """Has the kernel refuse these ways of copying; what was tried."""
+    tried: list[str] = []
+
+    def instead(way: str, real: Callable[..., int]) -> Callable[..., int]:
+        def call(*arguments: Any) -> int:
+            tried.append(way)
+            if way in ways:
+                raise OSError(number, os.strerror(number))
+            return real(*arguments)
+
+        return call
+
+    monkeypatch.setattr(fcntl, "ioctl", instead("clone", fcntl.ioctl))
+    monkeypatch.setattr(os, "copy_file_range", instead("copy", os.copy_file_range))
+    return tried
+
+
+@pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.EINVAL])
 @pytest.mark.parametrize("refused", [set(), {"clone"}, {"clone", "copy"}], ids=["best", "copy", "read and write"])
-def test_every_way_of_copying_gives_the_same_disk(tmp_path: Path, refused: set[str]) -> None:
+def test_every_way_of_copying_gives_the_same_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: set[str], number: int
+) -> None:
+    refuse(monkeypatch, refused, number)
     extents = [(0, b"a" * 100), (30 * MIB, os.urandom(9 * MIB)), (GIB - 5, b"hello")]
     source = archives.disk(tmp_path / "source", GIB, extents)
     cloner, meter = Cloner(), Meter("copying", None)
-    cloner._refused |= refused
     with source.open("rb") as file, Disk(tmp_path / "target", 0) as target:
         cloner.clone(file.fileno(), target, meter, Event())
         target.finish(GIB)
@@ -154,12 +178,33 @@ def test_every_way_of_copying_gives_the_same_disk(tmp_path: Path, refused: set[s
     assert meter.made == GIB
 
 
-def test_a_copy_stops_when_it_is_told(tmp_path: Path) -> None:
+def test_what_does_not_work_between_two_file_systems_is_tried_again_inside_of_one(
+    tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = archives.disk(tmp_path / "source", MIB, [(0, b"x")])
+    there = archives.disk(tiny / "source", MIB, [(0, b"x")])
+    cloner = Cloner()
+
+    def tried(source: Path, number: int) -> list[str]:
+        with monkeypatch.context() as patched, source.open("rb") as file:
+            ways = refuse(patched, {"clone", "copy"}, number)
+            with Disk(tmp_path / f"target-{os.urandom(4).hex()}", 0) as target:
+                cloner.clone(file.fileno(), target, Meter("copying", None), Event())
+            return ways
+
+    assert tried(there, errno.EXDEV) == ["clone", "copy"]
+    assert tried(there, errno.EXDEV) == []
+    assert tried(here, errno.EINVAL) == ["clone", "copy"]  # which says nothing of other files
+    assert tried(here, errno.EOPNOTSUPP) == ["clone", "copy"]
+    assert tried(here, errno.EOPNOTSUPP) == []
+
+
+def test_a_copy_stops_when_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = archives.disk(tmp_path / "source", GIB, [(0, b"x")])
     stop = Event()
     stop.set()
+    refuse(monkeypatch, {"clone"}, errno.EOPNOTSUPP)
     cloner = Cloner()
-    cloner._refused.add("clone")
     with source.open("rb") as file, Disk(tmp_path / "target", 0) as target, pytest.raises(Broken):
         cloner.clone(file.fileno(), target, Meter("copying", None), stop)
 
