@@ -498,20 +498,21 @@ class Inventory(Protocol):
         """The bytes of this resource are gone: if it is READY it is shown as FAILED, or INVALID, from now on. Whether
         it was."""
 
-    async def restore(self, project: str, resource: Resource) -> bool:
-        """Takes a resource into the catalogue whose bytes are there. Whether it was missing. Raises AlreadyExists if
-        another one has its name."""
+    async def restore(self, project: str, resource: Resource, stored_bytes: int = 0) -> bool:
+        """Takes a resource into the catalogue whose bytes are there, so many of the device. Whether it was missing.
+        Raises AlreadyExists if another one has its name."""
 
 
 class Kept(msgspec.Struct, frozen=True):
-    """A resource whose bytes are on this host, as what lies beside them says; `operation` made it. `resource` is `None`
-    where nothing legible does, and `place` is for texts."""
+    """A resource whose bytes are on this host, as what lies beside them says; `operation` made it, and it takes
+    `stored_bytes` of the device. `resource` is `None` where nothing legible does, and `place` is for texts."""
 
     place: str
     project: str
     id: int
     operation: str | None = None
     resource: Resource | None = None
+    stored_bytes: int = 0
 
 
 @runtime_checkable

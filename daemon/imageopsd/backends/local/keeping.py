@@ -36,7 +36,12 @@ class Keeping:
                 if os.path.lexists(place):  # else it was deleted in this moment
                     yield found
             else:
-                yield msgspec.structs.replace(found, operation=manifest.operation, resource=manifest.resource)
+                yield msgspec.structs.replace(
+                    found,
+                    operation=manifest.operation,
+                    resource=manifest.resource,
+                    stored_bytes=manifest.facts.stored_bytes or 0,
+                )
 
     def keeps(self, project: str, resource: Resource) -> bool | None:
         find = self._layout.image if isinstance(resource, Image) else self._layout.machine_image
