@@ -414,6 +414,15 @@ class PatchTask(msgspec.Struct, frozen=True):
     after: Image
 
 
+class MachineImagePatchTask(msgspec.Struct, frozen=True):
+    """Make the machine image that looks like `before` look like `after`."""
+
+    operation_id: str
+    project: str
+    before: MachineImage
+    after: MachineImage
+
+
 class DeleteTask(msgspec.Struct, frozen=True):
     """Remove the image or machine image with this id; its name is for texts."""
 
@@ -473,6 +482,9 @@ class Backend(Protocol):
 
     async def insert_machine_image(self, task: MachineImageTask, report: Reporter) -> MachineImageFacts:
         """Makes the machine image as `insert_image` makes an image: all its disks or nothing."""
+
+    async def patch_machine_image(self, task: MachineImagePatchTask, report: Reporter) -> None:
+        """Carries the change to the provider."""
 
     async def delete_machine_image(self, task: DeleteTask, report: Reporter) -> None:
         """Removes the machine image as `delete_image` removes an image."""

@@ -33,7 +33,7 @@ from imageopsd.model.errors import PermanentFailure, TemporaryFailure
 from imageopsd.model.image import encode_hook
 from imageopsd.model.machine_image import MachineImageParams, MachineImageTask, published
 from imageopsd.model.operation import Record
-from imageopsd.ports import InsertTask
+from imageopsd.ports import InsertTask, MachineImagePatchTask
 
 ZONE = f"projects/{PROJECT}/zones/z"
 LINK = "https://www.googleapis.com/compute/v1"
@@ -547,6 +547,25 @@ async def test_disks_that_change_meanwhile_are_no_consistent_bundle(
         await backend.insert_machine_image(machine_image_task(), Writing(resources / ZONE / "disks/boot.raw"))
     message = f"The resource '{ZONE}/disks/boot' changed while it was copied"
     assert failed(failure) == ("RESOURCE_NOT_READY", 400, message)
+    assert nothing_remains(data)
+
+
+async def test_new_labels_are_found_again_where_its_disks_lie(backend: LocalBackend) -> None:
+    task = machine_image_task(labels={"a": "old"})
+    facts = await backend.insert_machine_image(task, Notes())
+    before = published(task.machine_image, facts)
+    after = msgspec.structs.replace(before, labels={"b": "new"})
+    await backend.patch_machine_image(MachineImagePatchTask("8", PROJECT, before, after), Notes())
+    [kept] = backend.kept()
+    assert (kept.operation, kept.resource, list(backend.damage(kept))) == (task.operation_id, after, [])
+
+
+async def test_a_machine_image_that_is_gone_cannot_be_patched(backend: LocalBackend, data: Path) -> None:
+    wanted = machine_image_task().machine_image
+    with pytest.raises(PermanentFailure) as failure:
+        await backend.patch_machine_image(MachineImagePatchTask("8", PROJECT, wanted, wanted), Notes())
+    message = "The resource 'projects/p/global/machineImages/bundle' was not found"
+    assert failed(failure) == ("RESOURCE_NOT_FOUND", 404, message)
     assert nothing_remains(data)
 
 

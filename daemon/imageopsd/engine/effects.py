@@ -45,6 +45,7 @@ from imageopsd.ports import (
     DeleteTask,
     Forget,
     InsertTask,
+    MachineImagePatchTask,
     PatchTask,
     Publish,
     Reporter,
@@ -89,7 +90,7 @@ class Effects:
                 return await self._insert_machine_image(claim, asked(machine_image, wanted), machine_image, report)
             case LabelMachineImage(labels=labels, label_fingerprint=seen), MachineImage() as machine_image:
                 _check_seen(seen, machine_image)
-                return Publish(labelled(machine_image, labels))
+                return await self._change_machine_image(claim, machine_image, labelled(machine_image, labels), report)
             case DeleteMachineImage(), MachineImage() as machine_image:
                 task = DeleteTask(
                     claim.operation.id, claim.project, int(machine_image.id or 0), str(machine_image.name)
@@ -176,6 +177,16 @@ class Effects:
                 Verb.PATCH_IMAGE,
                 self._backend.patch_image(PatchTask(claim.operation.id, claim.project, before, after), report),
                 claim.operation.id,
+            )
+        return Publish(after)
+
+    async def _change_machine_image(
+        self, claim: Claim, before: MachineImage, after: MachineImage, report: Reporter
+    ) -> CatalogueChange:
+        if after != before:
+            task = MachineImagePatchTask(claim.operation.id, claim.project, before, after)
+            await self._ask(
+                Verb.PATCH_MACHINE_IMAGE, self._backend.patch_machine_image(task, report), claim.operation.id
             )
         return Publish(after)
 

@@ -41,7 +41,7 @@ from imageopsd.model.keys import check_given
 from imageopsd.model.machine_image import MachineImageFacts, MachineImageTask
 from imageopsd.model.names import image_path, parse_image_reference
 from imageopsd.model.references import Reference, parse_disk_reference, parse_snapshot_reference
-from imageopsd.ports import DeleteTask, ImageKeys, InsertTask, PatchTask, Reporter
+from imageopsd.ports import DeleteTask, ImageKeys, InsertTask, MachineImagePatchTask, PatchTask, Reporter
 
 T = TypeVar("T")
 
@@ -113,6 +113,10 @@ class LocalBackend(Keeping):
         with self._room.failures(task.operation_id):
             self._room.wait(task.operation_id, self._options.free_space_margin)
             return await self._in_time("machine image", self._machine_images.insert(task, report))
+
+    async def patch_machine_image(self, task: MachineImagePatchTask, report: Reporter) -> None:
+        with self._room.failures(task.operation_id):
+            await in_thread("patch", lambda: self._machine_images.patch(task))
 
     async def delete_machine_image(self, task: DeleteTask, report: Reporter) -> None:
         await self._remove(task, self._layout.machine_image(task.project, task.id))

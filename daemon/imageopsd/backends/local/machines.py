@@ -29,11 +29,12 @@ from imageopsd.model.machine_image import (
     MachineImageFacts,
     MachineImageParams,
     MachineImageTask,
+    machine_image_path,
     published,
 )
 from imageopsd.model.operation import OperationWarning
 from imageopsd.model.references import Reference, parse_instance_reference
-from imageopsd.ports import Reporter
+from imageopsd.ports import MachineImagePatchTask, Reporter
 
 
 class _Copy(msgspec.Struct, frozen=True):
@@ -83,6 +84,19 @@ class MachineImages:
         facts = made.facts if made is not None else await self._make(task, place, report)
         _warn(task.machine_image, facts, report)
         return facts
+
+    def patch(self, task: MachineImagePatchTask) -> None:
+        """Blocks. Raises PermanentFailure, and OSError from the data directory."""
+        place = self._layout.machine_image(task.project, int(task.after.id or 0))
+        try:
+            manifest = MachineImageManifest.read(place)
+        except FileNotFoundError:
+            raise PermanentFailure(
+                "RESOURCE_NOT_FOUND",
+                f"The resource '{machine_image_path(task.project, str(task.after.name))}' was not found",
+                HTTPStatus.NOT_FOUND,
+            ) from None
+        self._layout.rewrite_manifest(task.operation_id, place, manifest.showing(task.after))
 
     async def _make(self, task: MachineImageTask, place: Path, report: Reporter) -> MachineImageFacts:
         source = task.machine_image.source_instance or ""
