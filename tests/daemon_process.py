@@ -290,7 +290,7 @@ class DaemonProcess:
 
     def staged(self) -> list[Path]:
         """What the local backend has half done or not yet deleted."""
-        return [*self.data_dir.glob("staging/*"), *self.data_dir.glob("trash/*")]
+        return [*self.data_dir.glob("staging/*")]
 
     def _listed(self, collection: str) -> list[Json]:
         answer = self.get(collection)

@@ -4,8 +4,9 @@ Promises only. What an implementation must know stands here; how it does it is i
 `tests/storage` and `tests/backends` check every implementation against these words.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
+from threading import Event
 from types import TracebackType
 from typing import Any, BinaryIO, Generic, NoReturn, Protocol, Self, TypeVar, runtime_checkable
 
@@ -16,7 +17,7 @@ from imageopsd.model.image import Image, ImageFacts
 from imageopsd.model.machine_image import MachineImage, MachineImageFacts, MachineImageTask
 from imageopsd.model.operation import Operation, OperationWarning
 from imageopsd.model.policy import Policy
-from imageopsd.model.quota import Correction, Quotas, Usage
+from imageopsd.model.quota import Correction, Metric, Quotas, Remainder, Usage
 from imageopsd.model.requests import AnyRequest
 from imageopsd.model.resource import Resource
 
@@ -304,6 +305,10 @@ class Store(Protocol):
         """What the claim's target was reserved with becomes what it takes, once that is known. Raises QuotaExceeded,
         and leaves the reservation as it was, if that is more and does not fit."""
 
+    async def left(self, claim: Claim) -> dict[Metric, Remainder]:
+        """What the limits of the claim's project leave for its target, of the metrics whose amount shows only while it
+        is made. Never less than what was reserved for it."""
+
     async def save_checkpoint(self, claim: Claim, checkpoint: bytes) -> None:
         """Keeps what the next holder of this operation needs to go on instead of starting again."""
 
@@ -312,7 +317,8 @@ class Store(Protocol):
         or at once if somebody wants it to end."""
 
     async def release(self, claim: Claim, operation: Operation, until: datetime | None = None) -> None:
-        """Ends the claim as if it had not been made: due at once or from `until` on, the attempt given back."""
+        """Ends the claim as if it had not been made: due at once or, unless somebody wants it to end, from `until` on;
+        the attempt given back."""
 
     async def finish(self, claim: Claim, operation: Operation, change: CatalogueChange) -> None:
         """Records the end and changes the catalogue, in one transaction; the lane's next becomes due."""
@@ -403,8 +409,9 @@ class ImageKeys(msgspec.Struct, frozen=True):
 class InsertTask(msgspec.Struct, frozen=True):
     """Make `image` (reserved: its id, name and source are set). `source` is the image it is to be copied from,
     when that is its source; `force` accepts a source disk that is in use. `checkpoint` is what an earlier try saved.
-    `reserved_bytes` is what the image may take of the device, if somebody counts: a backend that can tell fails before
-    it takes more. `keys` are the customer's, opened; the image names them by their SHA-256."""
+    `reserved_bytes` is what the image may take of the device and `reserved_gb` how large its disk may be, if somebody
+    counts: a backend that can tell raises ReservationExceeded before there is more. `keys` are the customer's, opened;
+    the image names them by their SHA-256."""
 
     operation_id: str
     project: str
@@ -413,6 +420,7 @@ class InsertTask(msgspec.Struct, frozen=True):
     force: bool = False
     checkpoint: bytes | None = None
     reserved_bytes: int | None = None
+    reserved_gb: int | None = None
     keys: ImageKeys = ImageKeys()
 
 
@@ -423,6 +431,15 @@ class PatchTask(msgspec.Struct, frozen=True):
     project: str
     before: Image
     after: Image
+
+
+class MachineImagePatchTask(msgspec.Struct, frozen=True):
+    """Make the machine image that looks like `before` look like `after`."""
+
+    operation_id: str
+    project: str
+    before: MachineImage
+    after: MachineImage
 
 
 class DeleteTask(msgspec.Struct, frozen=True):
@@ -454,10 +471,11 @@ class Backend(Protocol):
     """Carries tasks out. An async context manager: entering it makes it ready and clears away what dead
     processes left half done.
 
-    A failure is one of `model.errors.BackendFailure`: TemporaryFailure where the same task may succeed later,
-    PermanentFailure or QuotaExceeded where not; or NotYet, before anything was done, where others come first. Backends
-    neither retry nor know of leases. Cancellation may come at any await; then the call leaves nothing that its next try
-    could trip over. After a crash the same task comes again: an effect that already happened is found, not made twice.
+    A failure is one of `model.errors.BackendFailure`: TemporaryFailure where the same task may succeed later (NoRoom
+    where it only needs room for that), PermanentFailure or QuotaExceeded where not (ReservationExceeded where a task's
+    bounds were too narrow); or NotYet, before anything was done, where others come first. Backends neither retry nor
+    know of leases. Cancellation may come at any await; then the call leaves nothing that its next try could trip over.
+    After a crash the same task comes again: an effect that already happened is found, not made twice.
     """
 
     async def __aenter__(self) -> Self: ...
@@ -478,13 +496,17 @@ class Backend(Protocol):
         """Carries the change to the provider."""
 
     async def delete_image(self, task: DeleteTask, report: Reporter) -> None:
-        """Removes the image and its bytes; one that is not there is removed already."""
+        """Removes the image; one that is not there is removed already. What takes long, as the file system's freeing
+        of its bytes may, is done later and cannot fail it any more."""
 
     async def insert_machine_image(self, task: MachineImageTask, report: Reporter) -> MachineImageFacts:
         """Makes the machine image as `insert_image` makes an image: all its disks or nothing."""
 
+    async def patch_machine_image(self, task: MachineImagePatchTask, report: Reporter) -> None:
+        """Carries the change to the provider."""
+
     async def delete_machine_image(self, task: DeleteTask, report: Reporter) -> None:
-        """Removes the machine image and its bytes; one that is not there is removed already."""
+        """Removes the machine image as `delete_image` removes an image."""
 
 
 # ----------------------------------------------------------------------------- what lies on this host
@@ -507,20 +529,21 @@ class Inventory(Protocol):
         """The bytes of this resource are gone: if it is READY it is shown as FAILED, or INVALID, from now on. Whether
         it was."""
 
-    async def restore(self, project: str, resource: Resource) -> bool:
-        """Takes a resource into the catalogue whose bytes are there. Whether it was missing. Raises AlreadyExists if
-        another one has its name."""
+    async def restore(self, project: str, resource: Resource, stored_bytes: int = 0) -> bool:
+        """Takes a resource into the catalogue whose bytes are there, so many of the device. Whether it was missing.
+        Raises AlreadyExists if another one has its name."""
 
 
 class Kept(msgspec.Struct, frozen=True):
-    """A resource whose bytes are on this host, as what lies beside them says; `operation` made it. `resource` is `None`
-    where nothing legible does, and `place` is for texts."""
+    """A resource whose bytes are on this host, as what lies beside them says; `operation` made it, and it takes
+    `stored_bytes` of the device. `resource` is `None` where nothing legible does, and `place` is for texts."""
 
     place: str
     project: str
     id: int
     operation: str | None = None
     resource: Resource | None = None
+    stored_bytes: int = 0
 
 
 @runtime_checkable
@@ -561,8 +584,12 @@ class Keeper(Protocol):
     def staged(self) -> set[str]:
         """The ids of the operations of which something half done is there."""
 
-    def sweep(self, dead: Collection[str]) -> None:
-        """Removes what these operations, which have ended, left half done, and what was to be deleted long ago."""
+    def strays(self) -> dict[str, str]:
+        """What lies where its resources lie and is none, or cannot be looked at; each with the reason."""
+
+    def empty_trash(self, stop: Event) -> dict[str, str]:
+        """Frees the space of what was deleted or given up, until `stop` is set. What cannot be removed, with the
+        reason."""
 
     async def forget(self, operation_id: str) -> None:
-        """The operation has ended: what was kept for another try goes."""
+        """The operation has ended: what was kept for another try goes into the trash."""

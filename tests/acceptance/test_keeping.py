@@ -68,8 +68,14 @@ def test_an_image_comes_out_as_it_went_in(tmp_path: Path, source: SourceServer, 
 def test_lost_records_are_made_again_from_what_lies_there(
     tmp_path: Path, source: SourceServer, archive: Archive
 ) -> None:
-    with DaemonProcess(tmp_path / "data", LOOPBACK_SOURCES) as daemon:
+    def usage(daemon: DaemonProcess) -> float:
+        [line] = daemon.get(f"/compute/v1/projects/{PROJECT}").json()["quotas"]
+        return float(line["usage"])
+
+    limit = 'quota=[{project="*", metric="imageopsd/stored_bytes", limit=1_000_000_000}]'
+    with DaemonProcess(tmp_path / "data", LOOPBACK_SOURCES, limit) as daemon:
         image = made(daemon, source, archive, family="f", labels={"a": "b"}, description="First.")
+        used = usage(daemon)
         rebuild = ("images", "rebuild", "--data-dir", daemon.data_dir, "--format", "json")
         while_running = run_cli(*rebuild)
         daemon.terminate()
@@ -88,6 +94,7 @@ def test_lost_records_are_made_again_from_what_lies_there(
         assert json.loads(rebuilt.stdout) == [{"project": PROJECT, "name": "disk", "id": image["id"]}]
         assert (rebuilt.returncode, repeated.returncode, json.loads(repeated.stdout)) == (0, 0, [])
         assert daemon.image("disk") == image
+        assert (usage(daemon), used > 0) == (used, True)
         assert daemon.get("images/family/f").json() == image
         assert same_bytes(archive.disk, daemon.stored(image))
 

@@ -1,20 +1,25 @@
 """What lies on this host: found, verified, exported, cleared away."""
 
+import errno
 import gzip
 import io
 import os
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 
 import msgspec
 import pytest
 from tests.backends import archives
 from tests.backends.archives import GIB, MIB, data_extents, disk, same_bytes
-from tests.backends.contract import PROJECT, Notes, insert_task
+from tests.backends.contract import PROJECT, Notes, delete_task, failed, insert_task
 from tests.backends.test_local import image_dir, import_task
+from tests.needs import need
 
-from imageopsd.backends.local import LocalBackend
+from imageopsd.backends.local import LocalBackend, layout
+from imageopsd.model.errors import TemporaryFailure
 from imageopsd.model.image import CustomerEncryptionKey, Image, RawDisk
 from imageopsd.model.secret import Secret
 from imageopsd.ports import Keeper
@@ -132,8 +137,78 @@ async def test_what_dead_operations_left_is_swept(backend: LocalBackend, tmp_pat
         (data / name / "file").write_bytes(b"x")
 
     assert backend.staged() == {"5", "6"}
-    backend.sweep({"5"})
-    assert sorted(os.listdir(data / "staging") + os.listdir(data / "trash")) == ["6"]
+    await backend.forget("5")
+    assert os.listdir(data / "staging") == ["6"]
+    assert backend.empty_trash(Event()) == {}
+    assert os.listdir(data / "trash") == []
     await backend.forget("6")
     await backend.forget("7")
     assert backend.staged() == set()
+
+
+@contextmanager
+def stuck(directory: Path) -> Iterator[None]:
+    """While something in it cannot be removed, by root neither."""
+    directory.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", directory], capture_output=True, text=True, check=False
+    )
+    need(mounted.returncode == 0, f"this machine cannot mount a tmpfs: {mounted.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", directory], check=False)
+
+
+async def test_a_delete_is_over_when_the_image_is_gone_whatever_becomes_of_its_bytes(
+    backend: LocalBackend, tmp_path: Path
+) -> None:
+    data, tasks = tmp_path / "data", [import_task(archives.small(tmp_path / f"{n}.tar.gz"), n) for n in (7, 8)]
+    for task in tasks:
+        await backend.insert_image(task, Notes())
+    with stuck(image_dir(data) / "stuck"):
+        for task in tasks:
+            await backend.delete_image(delete_task(task), Notes())
+        assert list(backend.kept()) == []
+        [trashed] = data.glob("trash/7.*")
+        try:
+            # what can be removed is, and what cannot is told
+            assert backend.empty_trash(Event()) == {f"trash/{trashed.name}": os.strerror(errno.EBUSY)}
+            assert os.listdir(data / "trash") == [trashed.name]
+        finally:
+            subprocess.run(["umount", trashed / "stuck"], check=True)
+    assert backend.empty_trash(Event()) == {}
+    assert os.listdir(data / "trash") == []
+
+
+async def test_an_image_whose_delete_cannot_be_made_safe_is_where_it_was(
+    backend: LocalBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = import_task(archives.small(tmp_path / "a.tar.gz"))
+    await backend.insert_image(task, Notes())
+
+    def fail(directory: Path) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(layout, "_sync_directory", fail)
+    with pytest.raises(TemporaryFailure) as failure:
+        await backend.delete_image(delete_task(task), Notes())
+
+    assert failed(failure)[:2] == ("STORAGE_UNAVAILABLE", 503)
+    assert backend.keeps(PROJECT, task.image)
+    assert os.listdir(tmp_path / "data" / "trash") == []
+
+
+async def test_what_is_no_image_is_told_apart_and_hides_none(backend: LocalBackend, tmp_path: Path) -> None:
+    await backend.insert_image(import_task(archives.small(tmp_path / "a.tar.gz")), Notes())
+    images = tmp_path / "data" / "images"
+    (images / "README").write_text("a stray file")
+    (images / PROJECT / "notes.txt").write_text("another")
+    (images / PROJECT / "8").write_text("a file with an id")
+
+    assert [kept.id for kept in backend.kept()] == [7]
+    assert backend.strays() == {
+        "images/README": os.strerror(errno.ENOTDIR),
+        f"images/{PROJECT}/notes.txt": "its name is no id",
+        f"images/{PROJECT}/8": "it is no directory",
+    }

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import msgspec
@@ -22,7 +23,6 @@ from tests.backends.contract import (
     insert_task,
     machine_image_task,
 )
-from tests.backends.test_local import empty
 from tests.contract.validate import SCHEMAS, assert_valid
 
 from imageopsd.backends.local import LocalBackend
@@ -39,7 +39,7 @@ from imageopsd.model.errors import PermanentFailure, TemporaryFailure
 from imageopsd.model.image import encode_hook
 from imageopsd.model.machine_image import MachineImageParams, MachineImageTask, published
 from imageopsd.model.operation import Record
-from imageopsd.ports import InsertTask
+from imageopsd.ports import InsertTask, MachineImagePatchTask
 
 ZONE = f"projects/{PROJECT}/zones/z"
 LINK = "https://www.googleapis.com/compute/v1"
@@ -147,7 +147,7 @@ def bundle(data: Path, number: int = 7) -> Path:
 
 
 def nothing_remains(data: Path) -> bool:
-    return [path for name in ("*images/*/*", "staging/*", "trash/*") for path in data.glob(name)] == []
+    return [path for name in ("*images/*/*", "staging/*") for path in data.glob(name)] == []
 
 
 async def refusal(backend: LocalBackend, task: MachineImageTask | None = None) -> tuple[str, int, str]:
@@ -175,7 +175,7 @@ class TestLocalBackend(MachineImageContract):
         return [(path, path.read_bytes()) for path in self.data.glob("machine-images/*/*/manifest.json")]
 
     def leftovers(self, backend: LocalBackend) -> list[Any]:
-        return [*self.data.glob("staging/*"), *self.data.glob("trash/*")]
+        return [*self.data.glob("staging/*")]
 
 
 class TestLocalBackendWithADiskAsSource(BackendContract):
@@ -196,7 +196,7 @@ class TestLocalBackendWithADiskAsSource(BackendContract):
         return [(path, path.read_bytes()) for path in self.data.glob("images/*/*/manifest.json")]
 
     def leftovers(self, backend: LocalBackend) -> list[Any]:
-        return [*self.data.glob("staging/*"), *self.data.glob("trash/*")]
+        return [*self.data.glob("staging/*")]
 
 
 class TestSimulatedBackend(MachineImageContract):
@@ -615,6 +615,32 @@ async def test_disks_that_change_meanwhile_are_no_consistent_bundle(
     assert nothing_remains(data)
 
 
+async def test_new_labels_are_found_again_where_its_disks_lie(backend: LocalBackend) -> None:
+    task = machine_image_task(labels={"a": "old"})
+    facts = await backend.insert_machine_image(task, Notes())
+    before = published(task.machine_image, facts)
+    after = msgspec.structs.replace(before, labels={"b": "new"})
+    await backend.patch_machine_image(MachineImagePatchTask("8", PROJECT, before, after), Notes())
+    [kept] = backend.kept()
+    assert (kept.operation, kept.resource, list(backend.damage(kept))) == (task.operation_id, after, [])
+
+
+async def test_a_machine_image_that_is_gone_cannot_be_patched(backend: LocalBackend, data: Path) -> None:
+    wanted = machine_image_task().machine_image
+    with pytest.raises(PermanentFailure) as failure:
+        await backend.patch_machine_image(MachineImagePatchTask("8", PROJECT, wanted, wanted), Notes())
+    message = "The resource 'projects/p/global/machineImages/bundle' was not found"
+    assert failed(failure) == ("RESOURCE_NOT_FOUND", 404, message)
+    assert nothing_remains(data)
+
+
+async def test_all_disks_together_take_no_more_than_was_left(backend: LocalBackend, data: Path) -> None:
+    held = sum(len(content) for _, content in [*BOOT, *DATA])
+    task = msgspec.structs.replace(machine_image_task(), reserved_bytes=held // 2)
+    assert (await refusal(backend, task))[:2] == ("RESERVATION_EXCEEDED", 403)
+    assert nothing_remains(data)
+
+
 async def test_a_full_disk_leaves_nothing(resources: Path, data: Path) -> None:
     options = LocalBackend.Options(resources_dir=str(resources), free_space_margin=2**60)
     async with LocalBackend(options, data) as backend:
@@ -691,13 +717,14 @@ async def test_a_delete_that_a_dead_process_began_is_ended(backend: LocalBackend
     assert nothing_remains(data)
 
 
-async def test_starting_empties_the_trash_and_keeps_bundles(backend: LocalBackend, data: Path) -> None:
+async def test_a_deleted_bundle_is_freed_and_the_others_stay(backend: LocalBackend, data: Path) -> None:
     await backend.insert_machine_image(machine_image_task(6), Notes())
     await backend.insert_machine_image(machine_image_task(7), Notes())
-    bundle(data, 6).rename(data / "trash" / "6")
-    async with LocalBackend(LocalBackend.Options(), data):
-        assert len(list(bundle(data, 7).glob("*.raw"))) == 2
-        await empty(data / "trash")
+    await backend.delete_machine_image(delete_task(machine_image_task(6)), Notes())
+    assert [path.name.partition(".")[0] for path in data.glob("trash/*")] == ["6"]
+    assert backend.empty_trash(Event()) == {}
+    assert [*data.glob("trash/*")] == []
+    assert len(list(bundle(data, 7).glob("*.raw"))) == 2
 
 
 # ------------------------------------------------------------------------------- images of disks and snapshots

@@ -6,7 +6,7 @@ import anyio
 import pytest
 from tests.engine.conftest import EXACT, Engine
 
-from imageopsd.model.errors import NotFound, PermanentFailure, QuotaExceeded, StoreFull, TemporaryFailure
+from imageopsd.model.errors import NoRoom, NotFound, PermanentFailure, QuotaExceeded, StoreFull, TemporaryFailure
 from imageopsd.model.events import BackendCrashed, BytesReceived, Change, Deferred, LeaseWasLost, Progressed
 from imageopsd.model.image import ImageStatus
 from imageopsd.model.operation import OperationWarning, QuotaInfo, Status
@@ -150,6 +150,42 @@ async def test_after_the_last_attempt_a_temporary_failure_is_the_end(engine: Eng
     assert done.error is not None
     assert done.error.errors[0].code == "SOURCE_UNAVAILABLE"
     assert (done.http_error_status_code, len(done.warnings)) == (503, 1)
+
+
+FULL = NoRoom("The disk is full.")
+
+
+@EXACT
+async def test_what_there_is_no_room_for_waits_and_says_so_and_that_is_no_attempt(engine: Engine) -> None:
+    async with engine.working(attempts=1) as worker:
+        operation = await engine.insert()
+        for rounds in range(1, 4):
+            (await engine.backend.next_call()).fail(FULL)
+            await engine.until(lambda h, n=rounds: engine.events_of(operation).count("Postponed") == n)
+            waiting = await engine.ops.operation("p", operation.name)
+            assert (waiting.status, waiting.error) == (Status.RUNNING, None)
+            assert waiting.status_message == "The disk is full. It is tried again when there is."
+            await anyio.wait_all_tasks_blocked()
+            assert engine.backend.nothing_called()
+            engine.clock.advance(10)
+            worker.look()
+        (await engine.backend.next_call()).succeed()
+        done = await engine.done(operation)
+    assert done.error is None
+
+
+async def test_what_waited_for_room_too_long_ends_with_that_as_its_error(engine: Engine) -> None:
+    async with engine.working() as worker:
+        worker.retry = RetryPolicy(attempts=3, base=10, cap=10, patience=15)
+        operation = await engine.insert()
+        for rounds in range(1, 3):
+            (await engine.backend.next_call()).fail(FULL)
+            await engine.until(lambda h, n=rounds: len(engine.events_of(operation)) == 1 + 2 * n)
+            engine.clock.advance(10)
+            worker.look()
+        done = await engine.done(operation)
+    assert done.error is not None
+    assert (done.error.errors[0].code, done.http_error_status_code) == ("INSUFFICIENT_STORAGE", 507)
 
 
 @EXACT

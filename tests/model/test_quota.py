@@ -6,7 +6,7 @@ from tests.contract.validate import problems
 
 from imageopsd.model.image import Image, RawDisk
 from imageopsd.model.machine_image import MachineImage
-from imageopsd.model.quota import Limit, Metric, Quotas, Usage, check_limits, refusal, source_of
+from imageopsd.model.quota import Limit, Metric, Quotas, Reach, Usage, check_limits, refusal, source_of
 from imageopsd.model.resource import Resource
 
 LINK = "https://www.googleapis.com/compute/v1/"
@@ -92,8 +92,12 @@ def test_the_fullest_project_counts_and_one_without_a_limit_does_not() -> None:
         Usage("none", Metric.IMAGE_GB),
         Usage("large", Metric.STORED_BYTES, 7),
     ]
-    shares = {metric.name: share for metric, share in quotas.fullest(ledger).items() if share}
-    assert shares == {"IMAGES": 0.75, "IMAGE_GB": 1.0}
+    assert quotas.reached(ledger) == [
+        Reach("none", Metric.IMAGE_GB, 0, 0),
+        Reach("small", Metric.IMAGES, 3, 4),
+        Reach("large", Metric.IMAGES, 5, 10),
+        Reach("*", Metric.IMAGES, 0, 10),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -53,3 +53,11 @@ def test_a_duration_has_a_unit(text: str, seconds: float) -> None:
 def test_anything_else_says_what_was_expected(text: object) -> None:
     with pytest.raises(ValueError, match="Expected a duration"):
         Seconds.parse(text)
+
+
+def test_what_waits_for_room_is_looked_at_again_in_steady_steps_until_patience_is_over() -> None:
+    policy = RetryPolicy(attempts=1, base=1, cap=300, patience=60)
+    assert policy.next_look(NOW, NOW) == NOW + timedelta(seconds=30)
+    assert policy.next_look(NOW + timedelta(seconds=30), NOW) == NOW + timedelta(seconds=60)
+    assert policy.next_look(NOW + timedelta(seconds=31), NOW) is None
+    assert RetryPolicy(attempts=1, base=1, cap=2).next_look(NOW) == NOW + timedelta(seconds=2)

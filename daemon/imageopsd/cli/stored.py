@@ -149,7 +149,7 @@ async def _rebuild(loaded: Loaded, keeper: Keeper) -> tuple[Sequence[dict[str, A
                 problems.append(f"{kept.place}: its manifest is gone, damaged, or of a version before resources")
                 continue
             try:
-                if await store.restore(kept.project, kept.resource):
+                if await store.restore(kept.project, kept.resource, kept.stored_bytes):
                     restored.append({"project": kept.project, "name": _name(kept), "id": str(kept.id)})
             except AlreadyExists as error:
                 problems.append(f"{kept.place}: {error}")

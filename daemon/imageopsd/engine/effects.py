@@ -1,6 +1,7 @@
 """What each verb asks of the backend, and how the catalogue looks afterwards."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 from msgspec.structs import replace
 
@@ -14,6 +15,7 @@ from imageopsd.model.errors import (
     PermanentFailure,
     QuotaExceeded,
     RequestError,
+    ReservationExceeded,
     TemporaryFailure,
     Unavailable,
 )
@@ -24,6 +26,7 @@ from imageopsd.model.keys import Keys
 from imageopsd.model.machine_image import MachineImage, MachineImageStatus, MachineImageTask, asked
 from imageopsd.model.machine_image import published as machine_image_published
 from imageopsd.model.names import image_path
+from imageopsd.model.quota import Metric, Remainder, refusal
 from imageopsd.model.requests import (
     AnyRequest,
     DeleteImage,
@@ -44,6 +47,7 @@ from imageopsd.ports import (
     DeleteTask,
     Forget,
     InsertTask,
+    MachineImagePatchTask,
     PatchTask,
     Publish,
     Reporter,
@@ -86,7 +90,7 @@ class Effects:
                 return await self._insert_machine_image(claim, asked(machine_image, wanted), machine_image, report)
             case LabelMachineImage(labels=labels, label_fingerprint=seen), MachineImage() as machine_image:
                 _check_seen(seen, machine_image)
-                return Publish(labelled(machine_image, labels))
+                return await self._change_machine_image(claim, machine_image, labelled(machine_image, labels), report)
             case DeleteMachineImage(), MachineImage() as machine_image:
                 await self._store.show(claim, replace(machine_image, status=MachineImageStatus.DELETING))
                 task = _removal(claim, machine_image)
@@ -100,10 +104,12 @@ class Effects:
     ) -> CatalogueChange:
         await self._store.show(claim, replace(reserved, status=MachineImageStatus.UPLOADING))
         keys = machine_image_keys(self._opened(claim), claim.project, wanted)
-        task = MachineImageTask(claim.operation.id, claim.project, wanted, keys)
-        facts = await self._ask(
-            Verb.INSERT_MACHINE_IMAGE, self._backend.insert_machine_image(task, report), task.operation_id
-        )
+        left = await self._left(claim)
+        task = MachineImageTask(claim.operation.id, claim.project, wanted, keys, _amount(left, Metric.STORED_BYTES))
+        with _refusing(left):
+            facts = await self._ask(
+                Verb.INSERT_MACHINE_IMAGE, self._backend.insert_machine_image(task, report), task.operation_id
+            )
         stored_bytes = facts.stored_bytes or 0
         await self._settle(claim, reserved, 0, stored_bytes, lambda made: self._delete_machine_image(made, report))
         return Publish(machine_image_published(reserved, facts), stored_bytes)
@@ -111,6 +117,7 @@ class Effects:
     async def _insert(self, claim: Claim, image: Image, report: Reporter) -> CatalogueChange:
         source = await self._source(image)
         keys = image_keys(self._opened(claim), source)
+        left = await self._left(claim)
         task = InsertTask(
             operation_id=claim.operation.id,
             project=claim.project,
@@ -118,13 +125,20 @@ class Effects:
             source=source,
             force=isinstance(claim.request, InsertImage) and claim.request.force_create,
             checkpoint=claim.checkpoint,
+            reserved_bytes=_amount(left, Metric.STORED_BYTES),
+            reserved_gb=_amount(left, Metric.IMAGE_GB),
             keys=keys,
         )
-        facts = await self._ask(Verb.INSERT_IMAGE, self._backend.insert_image(task, report), task.operation_id)
+        with _refusing(left):
+            facts = await self._ask(Verb.INSERT_IMAGE, self._backend.insert_image(task, report), task.operation_id)
         stored_bytes = facts.stored_bytes or 0
         size_gb = facts.disk_size_gb
         await self._settle(claim, image, size_gb, stored_bytes, lambda made: self._delete_image(made, report))
         return Publish(published(image, facts), stored_bytes)
+
+    async def _left(self, claim: Claim) -> Mapping[Metric, Remainder]:
+        """What the quotas leave for what is made; nothing is asked where there are none."""
+        return await self._store.left(claim) if self._store.quotas.of(claim.project) else {}
 
     async def _settle(
         self,
@@ -150,6 +164,16 @@ class Effects:
                 Verb.PATCH_IMAGE,
                 self._backend.patch_image(PatchTask(claim.operation.id, claim.project, before, after), report),
                 claim.operation.id,
+            )
+        return Publish(after)
+
+    async def _change_machine_image(
+        self, claim: Claim, before: MachineImage, after: MachineImage, report: Reporter
+    ) -> CatalogueChange:
+        if after != before:
+            task = MachineImagePatchTask(claim.operation.id, claim.project, before, after)
+            await self._ask(
+                Verb.PATCH_MACHINE_IMAGE, self._backend.patch_machine_image(task, report), claim.operation.id
             )
         return Publish(after)
 
@@ -206,6 +230,20 @@ def _changed(image: Image, request: PatchImage | DeprecateImage, now: Time) -> I
         return deprecated(image, request.deprecation, now)
     except InvalidRequest as error:
         raise _refused(error) from error
+
+
+def _amount(left: Mapping[Metric, Remainder], metric: Metric) -> int | None:
+    return left[metric].amount if metric in left else None
+
+
+@contextmanager
+def _refusing(left: Mapping[Metric, Remainder]) -> Iterator[None]:
+    """What finds its bounds too narrow is refused by the limit that has set them. Raises QuotaExceeded."""
+    try:
+        yield
+    except ReservationExceeded as error:
+        metric = Metric(error.metric)
+        raise refusal(metric, left[metric].limit) from error
 
 
 def _check_seen(fingerprint: str, resource: Resource) -> None:

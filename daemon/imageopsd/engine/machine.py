@@ -88,7 +88,7 @@ class Machine:
             Deadlines(store, self.ops, bus, clock, self._gate).run,
         ]
         if isinstance(store, Inventory) and isinstance(backend, Keeper):
-            self._to_the_last.append(Housekeeping(store, backend, bus).run)
+            self._to_the_last.append(Housekeeping(store, backend, bus, freed=self._worker.look).run)
         self.configure_worker(options)
         self.configure_records(records)
         self.pulses = {"intake": self._intake.pulse, "worker": self._worker.pulse, "upkeep": self._upkeep.pulse}

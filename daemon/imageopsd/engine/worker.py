@@ -25,6 +25,7 @@ from imageopsd.engine.run import Run
 from imageopsd.model.errors import (
     BackendFailure,
     LeaseLost,
+    NoRoom,
     NotYet,
     PermanentFailure,
     StoreError,
@@ -52,6 +53,7 @@ from imageopsd.model.events import (
 from imageopsd.model.keys import no_keys
 from imageopsd.model.lifecycle import apply
 from imageopsd.model.retry import RetryPolicy
+from imageopsd.model.time import Time
 from imageopsd.ports import Backend, CatalogueChange, Claim, Store
 
 FLUSH_INTERVAL = 1.0
@@ -327,7 +329,7 @@ class Worker:
             elif failure is not None:
                 await self._fail(run, failure)
             elif waiting is not None:
-                await self._postpone(run, str(waiting))
+                await self._postpone(run, str(waiting), self._clock() + timedelta(seconds=LOOK_AGAIN))
             else:
                 await self._write(run, Succeeded(), self._store.finish, change)
 
@@ -340,25 +342,31 @@ class Worker:
             await self._store.save(claim, claim.operation)
             self.renewed(now)
 
-    async def _postpone(self, run: Run, reason: str) -> None:
-        until = self._clock() + timedelta(seconds=LOOK_AGAIN)
+    async def _postpone(self, run: Run, reason: str, until: Time) -> None:
         await self._write(run, Postponed(reason, until), self._store.release, until)
         self._due_at(until)
         self.look()
 
     async def _fail(self, run: Run, failure: BackendFailure) -> None:
         """Tries again later if that can help, else ends the operation."""
-        claim, now = run.claim, self._clock()
-        if isinstance(failure, TemporaryFailure) and (
-            until := self.retry.next_try(claim.attempt, now, self._dice(), failure.delay, run.operation.start_time)
-        ):
+        claim, now, began = run.claim, self._clock(), run.operation.start_time
+        match failure:
+            case NoRoom():
+                until = self.retry.next_look(now, began)
+            case TemporaryFailure():
+                until = self.retry.next_try(claim.attempt, now, self._dice(), failure.delay, began)
+            case _:
+                until = None
+        if until is None:
+            change = undone(claim.request, claim.target)
+            await self._write(run, Failed((failure.entry,), failure.http_status), self._store.finish, change)
+        elif isinstance(failure, NoRoom):
+            await self._postpone(run, f"{failure} It is tried again when there is.", until)
+        else:
             event = Deferred(claim.attempt, self.retry.attempts, failure.entry, until)
             await self._write(run, event, self._store.defer, until)
             self._due_at(until)
             self.look()
-            return
-        change = undone(claim.request, claim.target)
-        await self._write(run, Failed((failure.entry,), failure.http_status), self._store.finish, change)
 
     async def _write(self, run: Run, event: Event, method: Callable[..., Awaitable[None]], *arguments: object) -> None:
         """Ends the claim by `method`. A full disk or a lock is waited out: the outcome is known and must not be lost;

@@ -110,12 +110,13 @@ class MachineImageKeys(msgspec.Struct, frozen=True):
 
 class MachineImageTask(msgspec.Struct, frozen=True):
     """Make `machine_image` (reserved: its id, name and source instance are set) as its input fields say. `keys` are the
-    customer's, opened."""
+    customer's, opened. `reserved_bytes` is what its disks may take of the device together, if somebody counts."""
 
     operation_id: str
     project: str
     machine_image: MachineImage
     keys: MachineImageKeys = MachineImageKeys()
+    reserved_bytes: int | None = None
 
 
 def machine_image_path(project: str, name: str) -> str:

@@ -97,6 +97,27 @@ class Usage(msgspec.Struct, frozen=True):
         return self.used + self.reserved
 
 
+class Remainder(msgspec.Struct, frozen=True):
+    """`amount` is what `limit` leaves."""
+
+    limit: Limit
+    amount: int
+
+
+class Reach(msgspec.Struct, frozen=True, rename="camel"):
+    """How much of a limit is taken, what is reserved included; by project EVERY_PROJECT, by one that uses nothing."""
+
+    project: str
+    metric: Metric
+    usage: int
+    limit: int
+
+    @property
+    def share(self) -> float:
+        """1 is full."""
+        return self.usage / self.limit if self.limit else 1.0
+
+
 class Correction(msgspec.Struct, frozen=True):
     """A line of the ledger that was not what the catalogue says."""
 
@@ -121,14 +142,17 @@ class Quotas:
         """What is limited for a project, in the order of the metrics."""
         return [(metric, limit) for metric in Metric if (limit := self.limit(project, metric))] if self._limits else []
 
-    def fullest(self, ledger: Iterable[Usage]) -> dict[Metric, float]:
-        """For each metric the highest share of its limit that any project takes; 1 is full."""
-        shares = dict.fromkeys(Metric, 0.0)
-        for usage in ledger:
-            if limit := self.limit(usage.project, usage.metric):
-                share = usage.total / limit.limit if limit.limit else 1.0
-                shares[usage.metric] = max(shares[usage.metric], share)
-        return shares
+    def reached(self, ledger: Iterable[Usage]) -> list[Reach]:
+        """How far limits are reached, the fullest first: by all who use something, and by all who have a limit of
+        their own or share that for every project."""
+        taken = {(usage.project, usage.metric): usage.total for usage in ledger}
+        known = [(project, Metric(metric)) for project, metric in self._limits]
+        reaches = [
+            Reach(project, metric, taken.get((project, metric), 0), limit.limit)
+            for project, metric in dict.fromkeys([*taken, *known])
+            if (limit := self.limit(project, metric))
+        ]
+        return sorted(reaches, key=lambda reach: (-reach.share, reach.limit, reach.project, reach.metric))
 
 
 # ------------------------------------------------------------------------------------- what is taken of it

@@ -1,6 +1,7 @@
 """What of images is on this host, apart from making them: finding it, checking it, giving it back, clearing it away."""
 
-from collections.abc import Collection, Iterator
+import os
+from collections.abc import Iterator
 from itertools import chain
 from threading import Event
 from typing import BinaryIO
@@ -9,9 +10,10 @@ import msgspec
 
 from imageopsd.backends.local.disks import file_name, opened, seals_damage
 from imageopsd.backends.local.export import write_archive, write_raw
-from imageopsd.backends.local.layout import DISK, Layout
+from imageopsd.backends.local.layout import DISK, Layout, is_directory
 from imageopsd.backends.local.manifest import ImageManifest, MachineImageManifest
 from imageopsd.backends.local.pipe import in_thread
+from imageopsd.backends.local.room import Room
 from imageopsd.backends.local.verify import damage
 from imageopsd.model.image import GIB, Image
 from imageopsd.model.names import image_path
@@ -23,6 +25,7 @@ class Keeping:
     """The local backend as a `ports.Keeper`."""
 
     _layout: Layout
+    _room: Room
 
     def kept(self) -> Iterator[Kept]:
         for project, place in self._layout.places():
@@ -30,16 +33,21 @@ class Keeping:
             try:
                 manifest = self._manifest(found)
             except (OSError, msgspec.MsgspecError):
-                if place.is_dir():  # else it was deleted in this moment
+                if os.path.lexists(place):  # else it was deleted in this moment
                     yield found
             else:
-                yield msgspec.structs.replace(found, operation=manifest.operation, resource=manifest.resource)
+                yield msgspec.structs.replace(
+                    found,
+                    operation=manifest.operation,
+                    resource=manifest.resource,
+                    stored_bytes=manifest.facts.stored_bytes or 0,
+                )
 
     def keeps(self, project: str, resource: Resource) -> bool | None:
         find = self._layout.image if isinstance(resource, Image) else self._layout.machine_image
         place = find(project, int(resource.id or 0))
         # a project's directory is never removed
-        return place.is_dir() if place.parent.is_dir() else None
+        return is_directory(place) if is_directory(place.parent) else None
 
     def damage(self, kept: Kept) -> Iterator[str]:
         place = self._layout.root / kept.place
@@ -72,12 +80,14 @@ class Keeping:
     def staged(self) -> set[str]:
         return self._layout.staged()
 
-    def sweep(self, dead: Collection[str]) -> None:
-        for operation_id in dead:
-            self._layout.clear(operation_id)
-        self._layout.empty_trash(Event())
+    def strays(self) -> dict[str, str]:
+        return self._layout.strays()
+
+    def empty_trash(self, stop: Event) -> dict[str, str]:
+        return self._layout.empty_trash(stop)
 
     async def forget(self, operation_id: str) -> None:
+        self._room.forget(operation_id)
         await in_thread("forget", lambda: self._layout.clear(operation_id))
 
     def _manifest(self, kept: Kept) -> ImageManifest | MachineImageManifest:

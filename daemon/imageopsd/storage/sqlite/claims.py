@@ -104,8 +104,8 @@ class Claims(Records):
         def put_back(tx: Transaction) -> None:
             _hold(
                 tx,
-                "UPDATE tasks SET token = NULL, owner = NULL, lease_until = NULL, not_before = ?,"
-                " attempt = attempt - 1 WHERE operation_id = ? AND token = ?",
+                "UPDATE tasks SET token = NULL, owner = NULL, lease_until = NULL, attempt = attempt - 1,"
+                " not_before = iif(cancel IS NULL, ?, 0) WHERE operation_id = ? AND token = ?",
                 (milliseconds(until) if until else 0,),
                 claim,
             )

@@ -18,10 +18,10 @@ from msgspec.structs import replace
 from imageopsd.model.errors import NotFinished, NotFound, RequestIdReused, StoreInUse
 from imageopsd.model.names import first_id, operation_path
 from imageopsd.model.operation import Operation, Status
-from imageopsd.model.quota import Correction, Quotas, Usage
+from imageopsd.model.quota import Correction, Metric, Quotas, Remainder, Usage
 from imageopsd.model.requests import AnyRequest
 from imageopsd.model.resource import Resource
-from imageopsd.ports import Acceptance
+from imageopsd.ports import Acceptance, Claim
 from imageopsd.storage.sqlite import ledger
 from imageopsd.storage.sqlite.catalogue import (
     Catalogue,
@@ -199,6 +199,9 @@ class SqliteStore(Claims, Catalogue, Inventory):
         return await self._writer.run(ledger.audit)
 
     # ------------------------------------------------------------------------------------------- reading
+
+    async def left(self, claim: Claim) -> dict[Metric, Remainder]:
+        return await ledger.left(self._readers, self.quotas, claim.project, int(claim.operation.target_id or 0))
 
     async def usage(self, project: str | None, now: datetime) -> list[Usage]:
         return await ledger.read(self._readers, project, now)
