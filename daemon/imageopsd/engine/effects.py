@@ -108,7 +108,7 @@ class Effects:
     ) -> CatalogueChange:
         await self._store.show(claim, replace(reserved, status=MachineImageStatus.UPLOADING))
         keys = machine_image_keys(self._opened(claim), claim.project, wanted)
-        left = await self._store.left(claim)
+        left = await self._left(claim)
         task = MachineImageTask(claim.operation.id, claim.project, wanted, keys, _amount(left, Metric.STORED_BYTES))
         with _refusing(left):
             facts = await self._ask(
@@ -129,7 +129,7 @@ class Effects:
     async def _insert(self, claim: Claim, image: Image, report: Reporter) -> CatalogueChange:
         source = await self._source(image)
         keys = image_keys(self._opened(claim), source)
-        left = await self._store.left(claim)
+        left = await self._left(claim)
         task = InsertTask(
             operation_id=claim.operation.id,
             project=claim.project,
@@ -152,6 +152,10 @@ class Effects:
             lambda made: self._delete_image(made, report),
         )
         return Publish(published(image, facts), stored_bytes)
+
+    async def _left(self, claim: Claim) -> Mapping[Metric, Remainder]:
+        """Nobody asks the store where nothing is limited."""
+        return await self._store.left(claim) if self._store.quotas.of(claim.project) else {}
 
     async def _settle(
         self,
