@@ -352,7 +352,7 @@ class Worker:
         claim, now, began = run.claim, self._clock(), run.operation.start_time
         match failure:
             case NoRoom():
-                until = self.retry.next_look(now, began)
+                until = self.retry.next_look(now, self._dice(), began)
             case TemporaryFailure():
                 until = self.retry.next_try(claim.attempt, now, self._dice(), failure.delay, began)
             case _:

@@ -12,7 +12,7 @@ LONGEST_WISH = 3600.0
 
 
 LOOK_AGAIN = 30.0
-"""Seconds until it is seen again whether there is room, if `cap` is not shorter."""
+"""Seconds, at the most, until it is seen again whether there is room."""
 
 
 class RetryPolicy(msgspec.Struct, frozen=True):
@@ -40,8 +40,9 @@ class RetryPolicy(msgspec.Struct, frozen=True):
         spent = (now - began).total_seconds() if began else 0.0
         return now + timedelta(seconds=delay) if spent + delay <= self.patience else None
 
-    def next_look(self, now: Time, began: Time | None = None) -> Time | None:
-        """When something that waits for room, which is no attempt, is looked at again; `None` to give up."""
-        delay = min(self.cap, LOOK_AGAIN)
+    def next_look(self, now: Time, dice: float, began: Time | None = None) -> Time | None:
+        """When something that waits for room, which is no attempt, is looked at again; `None` to give up. Two that took
+        it from each other do not come back together."""
+        delay = min(self.cap, LOOK_AGAIN) * (1 + dice) / 2
         spent = (now - began).total_seconds() if began else 0.0
         return now + timedelta(seconds=delay) if spent + delay <= self.patience else None
