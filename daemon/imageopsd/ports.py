@@ -228,8 +228,8 @@ class Store(Protocol):
         forget_requests_before: datetime | None = None,
     ) -> Acceptance:
         """Records a new operation, PENDING or already DONE, and in the same transaction reserves the resource
-        its request will make. The same request id with the same request in one project returns the first
-        operation; with another request it raises RequestIdReused; a DONE operation that was recorded before
+        its request will make. The same request id with the same request (`Request.repeats_one`) in one project returns
+        the first operation; with another request it raises RequestIdReused; a DONE operation that was recorded before
         `forget_requests_before` has lost its request id. A taken name raises AlreadyExists. Operations of one lane
         are claimed one at a time, in the order of their ids; one that is not the first says so in its
         `status_message`. Raises QuotaExceeded if a new operation or what it reserves does not fit into the project's

@@ -84,6 +84,27 @@ async def test_a_repeated_patch_gets_its_operation_even_when_the_image_is_gone(e
             await engine.ops.submit(replace(request, patch=ImagePatch(family="g")), by=LOCAL)
 
 
+@pytest.mark.parametrize("by_name_first", [True, False])
+async def test_a_repeat_may_name_its_image_another_way(engine: Engine, by_name_first: bool) -> None:
+    async with engine.working():
+        await make(engine, "i")
+        await make(engine, "j")
+        number, other = [str((await engine.ops.image("p", name)).id) for name in ("i", "j")]
+        wanted = PatchImage(project="p", request_id=REQUEST_ID, image="i", patch=ImagePatch(family="f"))
+        by_id = replace(wanted, image=number)
+        first = await engine.ops.submit(wanted if by_name_first else by_id, by=LOCAL)
+        for again in (wanted, by_id):
+            assert (await engine.ops.submit(again, by=LOCAL)).id == first.id
+            for different in (replace(again, patch=ImagePatch(family="g")), replace(again, ignored=("labels",))):
+                with pytest.raises(RequestIdReused):
+                    await engine.ops.submit(different, by=LOCAL)
+        for image in ("j", other):
+            with pytest.raises(RequestIdReused):
+                await engine.ops.submit(replace(wanted, image=image), by=LOCAL)
+        (await engine.backend.next_call()).succeed()
+        await engine.done(first)
+
+
 async def test_a_taken_name_and_a_missing_image_are_refused_at_once(engine: Engine) -> None:
     await engine.insert()
     with pytest.raises(AlreadyExists):

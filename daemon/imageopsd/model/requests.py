@@ -1,8 +1,9 @@
 """What callers may ask for. The rules that a request must meet stand in `model.rules`."""
 
+from collections.abc import Collection
 from datetime import datetime, timedelta
 from hashlib import sha256
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import msgspec
 
@@ -74,6 +75,16 @@ class Request(Record, frozen=True):
         same = msgspec.structs.replace(self, request_id=None, keys=None, traceparent=None)
         return sha256(msgspec.json.encode(same, enc_hook=encode_hook, order="sorted")).digest()
 
+    def repeats_one(self, fingerprint: bytes, targets: Collection[str]) -> bool:
+        """Whether it asks for the same as the request with that fingerprint, whose target had these names: callers may
+        name what they change by its name or by its id, and now by the one and then by the other."""
+        said = (self, *(self.aimed_at(target) for target in targets)) if self.target in targets else (self,)
+        return any(request.fingerprint() == fingerprint for request in said)
+
+    def aimed_at(self, target: str) -> Self:
+        """The same with another name for its target; what it makes has only the one."""
+        return self
+
 
 class InsertImage(Request, frozen=True, kw_only=True, tag_field="method", tag="images.insert"):
     """Make an image from exactly one source."""
@@ -100,6 +111,9 @@ class ChangeImage(Request, frozen=True, kw_only=True):
     @property
     def target(self) -> str:
         return self.image
+
+    def aimed_at(self, target: str) -> Self:
+        return msgspec.structs.replace(self, image=target)
 
 
 class PatchImage(ChangeImage, frozen=True, kw_only=True, tag_field="method", tag="images.patch"):
@@ -156,6 +170,9 @@ class ChangeMachineImage(Request, frozen=True, kw_only=True):
     @property
     def target(self) -> str:
         return self.machine_image
+
+    def aimed_at(self, target: str) -> Self:
+        return msgspec.structs.replace(self, machine_image=target)
 
 
 class LabelMachineImage(

@@ -229,7 +229,7 @@ def _same_request(
     first = decode_operation(record)
     if first.status is Status.DONE and forget_before is not None and first.insert_time < forget_before:
         return None
-    if fingerprint != request.fingerprint():
+    if not request.repeats_one(fingerprint, (first.target_link.rpartition("/")[2], first.target_id or "")):
         raise RequestIdReused(str(request.request_id), first.name)
     return first
 
