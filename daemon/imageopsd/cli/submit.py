@@ -37,7 +37,7 @@ MAX_FILE_BYTES = 64 * MAX_JOB_BYTES
 @click.command()
 @configured
 @addressed
-@click.option("--wait", "follow", is_flag=True, help="Follow the operations to their end; exit code 1 if one fails.")
+@click.option("--wait", "follow", is_flag=True, help="Follow all operations to their end; exit code 1 if one fails.")
 @click.option("--timeout", type=Duration(), metavar="10m", help="With --wait: give up after so long (exit code 4).")
 @click.argument("files", metavar="FILE...|-", type=click.Path(path_type=Path, allow_dash=True), nargs=-1, required=True)
 def submit(
