@@ -354,7 +354,7 @@ async def test_headers_that_drip_are_given_up(tmp_path: Path) -> None:
                 total_timeout=Seconds(5),
             )
         await gone.wait()
-    assert failed(failure)[2] == f"The source '{url}' could not be read: it did not answer in time."
+    assert failed(failure)[2] == f"The source '{url}' could not be read: no HTTP answer from its host."
 
 
 def endless(head: bytes, block: bytes) -> Handler:
@@ -476,7 +476,7 @@ async def test_a_server_that_is_not_there_may_come_back(tmp_path: Path) -> None:
     assert failed(failure) == (
         "SOURCE_UNAVAILABLE",
         503,
-        f"The source '{url}' could not be read: no connection to its host.",
+        f"The source '{url}' could not be read: no HTTP answer from its host.",
     )
 
 
