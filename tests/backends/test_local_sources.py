@@ -22,12 +22,12 @@ from yarl import URL
 
 from imageopsd.backends.local import LocalBackend
 from imageopsd.backends.local.intake import largest_archive
-from imageopsd.backends.local.sources.buckets import CloudStorageObject, cloud_storage_object
 from imageopsd.backends.local.sources.http import _next_hop
 from imageopsd.backends.local.sources.network import NetworkPolicy
 from imageopsd.model.durations import Seconds
 from imageopsd.model.errors import BackendFailure, PermanentFailure, TemporaryFailure
 from imageopsd.model.image import ImageFacts, RawDisk
+from imageopsd.model.sources import CloudStorageObject, cloud_storage_object
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 LOOPBACK = ("127.0.0.1/32",)
@@ -655,6 +655,8 @@ OBJECT_URLS = [
     "https://www.googleapis.com/storage/v1/b/b/o/deep%2Fer%2Fa%20b.tar.gz",
     "https://storage.googleapis.com/storage/v1/b/b/o/deep%2Fer%2Fa%20b.tar.gz?alt=media",
     "https://storage.googleapis.com/download/storage/v1/b/b/o/deep%2Fer%2Fa%20b.tar.gz",
+    "HTTPS://Storage.GoogleAPIs.com.:443/b/deep/er/a%20b.tar.gz",
+    "GS://b/deep/er/a b.tar.gz",
 ]
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from threading import Event
 from types import TracebackType
 from typing import Any, Self, TypeVar
-from urllib.parse import urlsplit
 
 from msgspec.structs import replace
 
@@ -41,6 +40,7 @@ from imageopsd.model.keys import check_given
 from imageopsd.model.machine_image import MachineImageFacts, MachineImageTask
 from imageopsd.model.names import image_path, parse_image_reference
 from imageopsd.model.references import Reference, parse_disk_reference, parse_snapshot_reference
+from imageopsd.model.sources import server_of
 from imageopsd.ports import DeleteTask, ImageKeys, InsertTask, PatchTask, Reporter
 
 T = TypeVar("T")
@@ -174,7 +174,7 @@ class LocalBackend(Keeping):
     async def _fill(self, disk: Disk, table: BlockTable, staged: Path, task: InsertTask, report: Reporter) -> Taken:
         raw = task.image.raw_disk
         if raw is not None and raw.source:
-            with self._turns.take(task.project, urlsplit(raw.source).hostname):
+            with self._turns.take(task.project, server_of(raw.source)):
                 options = self._options if task.keys.image is None else replace(self._options, resume_rate=0)
                 return await take_in(raw, disk, table, staged.parent, options, self._layout.root, report)
         if task.source is not None:
