@@ -11,10 +11,11 @@ import msgspec
 import pytest
 from tests.backends import archives
 from tests.backends.archives import GIB, MIB, data_extents, disk, same_bytes
-from tests.backends.contract import PROJECT, Notes, insert_task
+from tests.backends.contract import PROJECT, Notes, delete_task, insert_task
 from tests.backends.test_local import image_dir, import_task
 
 from imageopsd.backends.local import LocalBackend
+from imageopsd.backends.local.blocks import pieces_of
 from imageopsd.model.image import CustomerEncryptionKey, Image, RawDisk
 from imageopsd.model.secret import Secret
 from imageopsd.ports import Keeper
@@ -137,3 +138,41 @@ async def test_what_dead_operations_left_is_swept(backend: LocalBackend, tmp_pat
     await backend.forget("6")
     await backend.forget("7")
     assert backend.staged() == set()
+
+
+async def test_what_is_deleted_while_it_is_verified_is_not_damaged(backend: LocalBackend, tmp_path: Path) -> None:
+    task = import_task(archives.small(tmp_path / "a.tar.gz"))
+    await backend.insert_image(task, Notes())
+    [kept] = backend.kept()
+    disk = image_dir(tmp_path / "data") / "disk.raw"
+    for at in (0, 8 * MIB):
+        with disk.open("r+b") as file:
+            file.seek(at)
+            file.write(b"damage")
+    found = backend.damage(kept)
+    assert next(found) == "block 0 (bytes 0 to 4194303) differs"
+    await backend.delete_image(delete_task(task), Notes())
+    with pytest.raises(FileNotFoundError):
+        next(found)
+    with pytest.raises(FileNotFoundError):
+        list(backend.damage(kept))
+
+
+async def test_reading_for_digests_leaves_nothing_in_the_page_cache(tmp_path: Path) -> None:
+    path = disk(tmp_path / "disk.raw", 16 * MIB, [(0, os.urandom(8 * MIB))])
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+        if not in_cache(descriptor, MIB):
+            pytest.skip("the file system does not tell what is in the page cache")
+        assert sum(piece.end - piece.start for piece in pieces_of(descriptor)) == 8 * MIB
+        assert not any(in_cache(descriptor, at) for at in range(0, 8 * MIB, MIB))
+    finally:
+        os.close(descriptor)
+
+
+def in_cache(descriptor: int, at: int) -> bool:
+    try:
+        return os.preadv(descriptor, [bytearray(4096)], at, os.RWF_NOWAIT) == 4096
+    except OSError:  # EAGAIN; EOPNOTSUPP
+        return False
