@@ -95,6 +95,25 @@ async def test_an_export_gives_every_byte_and_hole_back(backend: LocalBackend, t
     assert same_bytes(source, image_dir(tmp_path / "data", 8) / "disk.raw")
 
 
+@pytest.mark.parametrize("most", [2, 7, 61, 62])
+async def test_a_disk_in_too_many_pieces_is_exported_in_fewer(
+    backend: LocalBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """With more entries than an import takes, what was exported could not be imported again."""
+    source = disk(tmp_path / "disk.raw", GIB, FRAGMENTS)
+    await backend.insert_image(import_task(archives.sparse(source, tmp_path / "a.tar.gz")), Notes())
+    for module in ("export", "tar"):
+        monkeypatch.setattr(f"imageopsd.backends.local.{module}.MAX_EXTENTS", most)
+    [kept] = backend.kept()
+    with (tmp_path / "out.tar.gz").open("xb") as target:
+        backend.export(kept, target, packed=True)
+    await backend.insert_image(import_task(tmp_path / "out.tar.gz", number=8), Notes())
+    assert same_bytes(source, image_dir(tmp_path / "data", 8) / "disk.raw")
+    (tmp_path / "gnu").mkdir()
+    subprocess.run(["tar", "-C", tmp_path / "gnu", "-xzSf", tmp_path / "out.tar.gz"], check=True)
+    assert same_bytes(source, tmp_path / "gnu" / "disk.raw")
+
+
 async def test_an_export_into_a_stream_has_zeros_for_holes(backend: LocalBackend, tmp_path: Path) -> None:
     small = disk(tmp_path / "s.raw", GIB, [(5 * MIB, b"data")])
     await backend.insert_image(import_task(archives.sparse(small, tmp_path / "a.tar.gz")), Notes())
