@@ -571,12 +571,16 @@ class Keeper(Protocol):
         may be mounted, or another backend was at work."""
 
     def damage(self, kept: Kept) -> Iterator[str]:
-        """What of its content is not as it was when it was made, a sentence each."""
+        """What of its content is not as it was when it was made, a sentence each. Raises FileNotFoundError, after what
+        it told already, if it is deleted meanwhile."""
 
-    def export(self, kept: Kept, target: BinaryIO, *, packed: bool, key: bytes | None = None) -> None:
+    def export(
+        self, kept: Kept, target: BinaryIO, *, packed: bool, disk: str | None = None, key: bytes | None = None
+    ) -> None:
         """Writes an image's disk, raw or `packed` as images are imported; holes stay holes where `target` can have
-        them. `key` is the customer's. Raises PermanentFailure if that is not the key of the image, or what lies there
-        is not what was encrypted with it."""
+        them. `disk` is which of a machine image, by its number in the instance or its device name. `key` is the
+        customer's. Raises InvalidRequest if that names no disk, or none is named and there are several, and
+        PermanentFailure if it is not the key, or what lies there is not what was encrypted with it."""
 
     def discard(self, kept: Kept) -> None:
         """Its operation has ended without it: it goes."""

@@ -19,6 +19,7 @@ from tests.backends.test_local import image_dir, import_task
 from tests.needs import need
 
 from imageopsd.backends.local import LocalBackend, layout
+from imageopsd.backends.local.blocks import pieces_of
 from imageopsd.model.errors import TemporaryFailure
 from imageopsd.model.image import CustomerEncryptionKey, Image, RawDisk
 from imageopsd.model.secret import Secret
@@ -97,6 +98,25 @@ async def test_an_export_gives_every_byte_and_hole_back(backend: LocalBackend, t
     # and in again
     await backend.insert_image(import_task(packed, 8), Notes())
     assert same_bytes(source, image_dir(tmp_path / "data", 8) / "disk.raw")
+
+
+@pytest.mark.parametrize("most", [2, 7, 61, 62])
+async def test_a_disk_in_too_many_pieces_is_exported_in_fewer(
+    backend: LocalBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """With more entries than an import takes, what was exported could not be imported again."""
+    source = disk(tmp_path / "disk.raw", GIB, FRAGMENTS)
+    await backend.insert_image(import_task(archives.sparse(source, tmp_path / "a.tar.gz")), Notes())
+    for module in ("export", "tar"):
+        monkeypatch.setattr(f"imageopsd.backends.local.{module}.MAX_EXTENTS", most)
+    [kept] = backend.kept()
+    with (tmp_path / "out.tar.gz").open("xb") as target:
+        backend.export(kept, target, packed=True)
+    await backend.insert_image(import_task(tmp_path / "out.tar.gz", number=8), Notes())
+    assert same_bytes(source, image_dir(tmp_path / "data", 8) / "disk.raw")
+    (tmp_path / "gnu").mkdir()
+    subprocess.run(["tar", "-C", tmp_path / "gnu", "-xzSf", tmp_path / "out.tar.gz"], check=True)
+    assert same_bytes(source, tmp_path / "gnu" / "disk.raw")
 
 
 async def test_an_export_into_a_stream_has_zeros_for_holes(backend: LocalBackend, tmp_path: Path) -> None:
@@ -212,3 +232,41 @@ async def test_what_is_no_image_is_told_apart_and_hides_none(backend: LocalBacke
         f"images/{PROJECT}/notes.txt": "its name is no id",
         f"images/{PROJECT}/8": "it is no directory",
     }
+
+
+async def test_what_is_deleted_while_it_is_verified_is_not_damaged(backend: LocalBackend, tmp_path: Path) -> None:
+    task = import_task(archives.small(tmp_path / "a.tar.gz"))
+    await backend.insert_image(task, Notes())
+    [kept] = backend.kept()
+    disk = image_dir(tmp_path / "data") / "disk.raw"
+    for at in (0, 8 * MIB):
+        with disk.open("r+b") as file:
+            file.seek(at)
+            file.write(b"damage")
+    found = backend.damage(kept)
+    assert next(found) == "block 0 (bytes 0 to 4194303) differs"
+    await backend.delete_image(delete_task(task), Notes())
+    with pytest.raises(FileNotFoundError):
+        next(found)
+    with pytest.raises(FileNotFoundError):
+        list(backend.damage(kept))
+
+
+async def test_reading_for_digests_leaves_nothing_in_the_page_cache(tmp_path: Path) -> None:
+    path = disk(tmp_path / "disk.raw", 16 * MIB, [(0, os.urandom(8 * MIB))])
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+        if not in_cache(descriptor, MIB):
+            pytest.skip("the file system does not tell what is in the page cache")
+        assert sum(piece.end - piece.start for piece in pieces_of(descriptor)) == 8 * MIB
+        assert not any(in_cache(descriptor, at) for at in range(0, 8 * MIB, MIB))
+    finally:
+        os.close(descriptor)
+
+
+def in_cache(descriptor: int, at: int) -> bool:
+    try:
+        return os.preadv(descriptor, [bytearray(4096)], at, os.RWF_NOWAIT) == 4096
+    except OSError:  # EAGAIN; EOPNOTSUPP
+        return False

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import subprocess
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -35,7 +36,7 @@ from imageopsd.backends.local.saved import (
 )
 from imageopsd.backends.simulated import Script, SimulatedBackend, Step
 from imageopsd.model.durations import Seconds
-from imageopsd.model.errors import PermanentFailure, TemporaryFailure
+from imageopsd.model.errors import InvalidRequest, PermanentFailure, TemporaryFailure
 from imageopsd.model.image import encode_hook
 from imageopsd.model.machine_image import MachineImageParams, MachineImageTask, published
 from imageopsd.model.operation import Record
@@ -789,3 +790,44 @@ async def test_a_disk_that_changes_meanwhile_makes_an_image_by_force(
     forced = msgspec.structs.replace(insert_task(source_disk=f"{ZONE}/disks/boot"), force=True)
     await backend.insert_image(forced, Writing(disk))
     assert same_bytes(data / "images" / PROJECT / "7" / "disk.raw", disk)
+
+
+# ------------------------------------------------------------------------------------------------ the way out
+
+
+@pytest.mark.parametrize(
+    ("disk", "file", "size"), [("0", "boot", GIB), ("boot", "boot", GIB), ("data", "data", 64 * MIB)]
+)
+@pytest.mark.parametrize("packed", [False, True])
+async def test_each_disk_of_a_bundle_comes_out_as_it_went_in(
+    backend: LocalBackend, resources: Path, tmp_path: Path, disk: str, file: str, size: int, packed: bool
+) -> None:
+    await backend.insert_machine_image(machine_image_task(), Notes())
+    [kept] = backend.kept()
+    out = tmp_path / "out"
+    with out.open("xb") as target:
+        backend.export(kept, target, packed=packed, disk=disk)
+    if packed:
+        (tmp_path / "unpacked").mkdir()
+        subprocess.run(["tar", "-C", tmp_path / "unpacked", "-xzSf", out], check=True)
+        out = tmp_path / "unpacked" / "disk.raw"
+    assert out.stat().st_size == size
+    assert same_bytes(resources / ZONE / f"disks/{file}.raw", out)
+
+
+@pytest.mark.parametrize("disk", [None, "2", "nobody", ""])
+async def test_which_disk_must_be_clear(backend: LocalBackend, tmp_path: Path, disk: str | None) -> None:
+    await backend.insert_machine_image(machine_image_task(), Notes())
+    [kept] = backend.kept()
+    with (tmp_path / "out").open("xb") as target, pytest.raises(InvalidRequest) as refused:
+        backend.export(kept, target, packed=False, disk=disk)
+    assert refused.value.message == "Expected the number or the device name of one of its disks: 0 (boot), 1 (data)."
+
+
+async def test_the_only_disk_needs_no_name(backend: LocalBackend, resources: Path, tmp_path: Path) -> None:
+    describe(resources, with_disks(INSTANCE["disks"][0]))
+    await backend.insert_machine_image(machine_image_task(), Notes())
+    [kept] = backend.kept()
+    with (tmp_path / "out").open("xb") as target:
+        backend.export(kept, target, packed=False)
+    assert same_bytes(resources / ZONE / "disks/boot.raw", tmp_path / "out")

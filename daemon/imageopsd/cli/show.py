@@ -32,6 +32,59 @@ def show(records: Sequence[dict[str, Any]], form: str, columns: dict[str, str]) 
         show_one(records, form)
 
 
+class Rows:
+    """The same where each record takes its time: a table's rows come one by one, and a terminal shows on stderr what
+    goes on meanwhile. `expected` are records as wide as those to come, in their order; any may stay away."""
+
+    def __init__(self, form: str, columns: dict[str, str], expected: Sequence[dict[str, Any]]) -> None:
+        self._form = form
+        self._columns = columns
+        self._shown: list[dict[str, Any]] = []
+        self._terminal = sys.stderr.isatty()
+        self._nothing = not expected and sys.stdout.isatty()
+        cells = {
+            head: [head, *(plain(_field(record, field)) for record in expected)] for head, field in columns.items()
+        }
+        if sys.stdout.isatty():
+            cells = _fitted(cells, shutil.get_terminal_size().columns)
+        self._widths = {head: max(map(len, texts)) for head, texts in cells.items()}
+
+    def __enter__(self) -> "Rows":
+        if self._form == "table":
+            if self._nothing:
+                click.echo("nothing to show", err=True)
+            else:
+                self._line({head: head for head in self._widths})
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._clear()
+        if self._form != "table":
+            show_one(self._shown, self._form)
+
+    def doing(self, what: str) -> None:
+        if self._terminal:
+            self._clear()
+            click.echo(what, nl=False, err=True)
+
+    def say(self, text: str) -> None:
+        self._clear()
+        click.echo(text, err=True)
+
+    def add(self, record: dict[str, Any]) -> None:
+        self._shown.append(record)
+        if self._form == "table":
+            self._clear()
+            self._line({head: plain(_field(record, self._columns[head])) for head in self._widths})
+
+    def _line(self, row: dict[str, str]) -> None:
+        click.echo(GAP.join(_cut(row[head], width, head).ljust(width) for head, width in self._widths.items()).rstrip())
+
+    def _clear(self) -> None:
+        if self._terminal:
+            click.echo("\r\x1b[K", nl=False, err=True)
+
+
 def show_one(record: Any, form: str) -> None:
     """One record, or a list of them, whole; a table has no room for it, so a person gets YAML."""
     if form == "json":

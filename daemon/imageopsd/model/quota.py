@@ -17,6 +17,7 @@ from imageopsd.model.names import PROJECT, public_url
 from imageopsd.model.operation import ErrorDetail, ErrorInfo, Help, HelpLink, LocalizedMessage, QuotaInfo
 from imageopsd.model.references import parse_disk_reference, parse_instance_reference, parse_snapshot_reference
 from imageopsd.model.resource import Resource
+from imageopsd.model.sources import canonical_url
 
 EVERY_PROJECT = "*"
 UNLIMITED = -1
@@ -200,7 +201,11 @@ def source_of(resource: Resource, project: str) -> str:
         return str(resource.source_disk or resource.source_snapshot)
     if resource.source_image:  # resolved at admission
         return resource.source_image.partition("/compute/v1/")[2] or resource.source_image
-    return public_url(str(resource.raw_disk.source)) if resource.raw_disk else ""
+    url = str(resource.raw_disk.source) if resource.raw_disk else ""
+    try:
+        return canonical_url(url)
+    except ValueError:  # which no rule lets through
+        return public_url(url)
 
 
 # ---------------------------------------------------------------------------------------------- the refusal

@@ -12,7 +12,6 @@ from pathlib import Path
 from threading import Event
 from types import TracebackType
 from typing import Any, Self, TypeVar
-from urllib.parse import urlsplit
 
 from msgspec.structs import replace
 
@@ -41,6 +40,7 @@ from imageopsd.model.keys import check_given
 from imageopsd.model.machine_image import MachineImageFacts, MachineImageTask
 from imageopsd.model.names import image_path, parse_image_reference
 from imageopsd.model.references import Reference, parse_disk_reference, parse_snapshot_reference
+from imageopsd.model.sources import server_of
 from imageopsd.ports import DeleteTask, ImageKeys, InsertTask, MachineImagePatchTask, PatchTask, Reporter
 
 T = TypeVar("T")
@@ -188,7 +188,7 @@ class LocalBackend(Keeping):
 
         raw = task.image.raw_disk
         if raw is not None and raw.source:
-            with self._turns.take(task.project, urlsplit(raw.source).hostname):
+            with self._turns.take(task.project, server_of(raw.source)):
                 options = self._options if task.keys.image is None else replace(self._options, resume_rate=0)
                 return await take_in(raw, disk, table, staged.parent, options, self._layout.root, check, report)
         if task.source is not None:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from itertools import chain
+from pathlib import Path
 from threading import Event
 from typing import BinaryIO
 
@@ -15,9 +16,9 @@ from imageopsd.backends.local.manifest import ImageManifest, MachineImageManifes
 from imageopsd.backends.local.pipe import in_thread
 from imageopsd.backends.local.room import Room
 from imageopsd.backends.local.verify import damage
+from imageopsd.model.errors import InvalidRequest
 from imageopsd.model.image import GIB, Image
-from imageopsd.model.names import image_path
-from imageopsd.model.resource import IMAGES, Resource
+from imageopsd.model.resource import IMAGES, MACHINE_IMAGES, Resource, resource_path
 from imageopsd.ports import Kept
 
 
@@ -51,6 +52,12 @@ class Keeping:
 
     def damage(self, kept: Kept) -> Iterator[str]:
         place = self._layout.root / kept.place
+        for problem in self._damage(kept, place):
+            if not place.is_dir():  # what was taken away piece by piece looks like damage
+                raise FileNotFoundError(place)
+            yield problem
+
+    def _damage(self, kept: Kept, place: Path) -> Iterator[str]:
         try:
             manifest = self._manifest(kept)
         except (OSError, msgspec.MsgspecError):
@@ -68,11 +75,16 @@ class Keeping:
             except OSError as error:
                 yield f"{prefix}{name} cannot be read: {error.strerror}"
 
-    def export(self, kept: Kept, target: BinaryIO, *, packed: bool, key: bytes | None = None) -> None:
-        place = self._layout.root / kept.place
+    def export(
+        self, kept: Kept, target: BinaryIO, *, packed: bool, disk: str | None = None, key: bytes | None = None
+    ) -> None:
+        manifest = self._manifest(kept)
+        file = _disk(manifest) if isinstance(manifest, ImageManifest) else _disk_of(manifest, disk)
         name = str(kept.resource.name) if kept.resource else str(kept.id)
-        with opened(place / _disk(ImageManifest.read(place)), key, image_path(kept.project, name)) as disk:
-            (write_archive if packed else write_raw)(disk, target)
+        collection = IMAGES if isinstance(manifest, ImageManifest) else MACHINE_IMAGES
+        where = resource_path(collection, kept.project, name)
+        with opened(self._layout.root / kept.place / file, key, where) as content:
+            (write_archive if packed else write_raw)(content, target)
 
     def discard(self, kept: Kept) -> None:
         self._layout.remove(self._layout.root / kept.place)
@@ -98,3 +110,14 @@ class Keeping:
 
 def _disk(manifest: ImageManifest) -> str:
     return file_name(DISK, encrypted=manifest.encryption is not None)
+
+
+def _disk_of(manifest: MachineImageManifest, wanted: str | None) -> str:
+    """The file of one disk, named by its number or its device name. Raises InvalidRequest."""
+    devices = {str(disk["index"]): str(disk.get("deviceName", "")) for disk in manifest.facts.properties["disks"]}
+    files = {Path(disk.file).stem.removeprefix("disk-"): disk.file for disk in manifest.disks}
+    found = [number for number in files if wanted in (None, number, devices.get(number))]
+    if len(found) != 1:
+        known = ", ".join(f"{number} ({devices.get(number) or 'without a name'})" for number in files)
+        raise InvalidRequest("disk", f"Expected the number or the device name of one of its disks: {known}.")
+    return files[found[0]]
