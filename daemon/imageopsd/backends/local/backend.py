@@ -176,7 +176,7 @@ class LocalBackend(Keeping):
         if raw is not None and raw.source:
             with self._turns.take(task.project, urlsplit(raw.source).hostname):
                 options = self._options if task.keys.image is None else replace(self._options, resume_rate=0)
-                return await take_in(raw, disk, table, staged.parent, options, self._layout.root, report)
+                return await take_in(raw, task.project, disk, table, staged.parent, options, self._layout.root, report)
         if task.source is not None:
             return await self._copy_image(task.source, disk, table, task.keys, report)
         if self._resources.configured:
