@@ -106,7 +106,7 @@ def test_an_object_is_imported_as_it_lies_in_its_bucket(
     assert daemon.staged() == []
 
 
-@pytest.mark.parametrize("name", ["nothing", "images", "images/", "..", f"{NAME}?generation=1", f"{NAME}#1"])
+@pytest.mark.parametrize("name", ["nothing", "images", f"{NAME}?generation=1", f"{NAME}#1"])
 def test_an_object_that_is_not_there_is_not_found(daemon: DaemonProcess, store: ObjectStore, name: str) -> None:
     assert error_of(imported(daemon, f"gs://{BUCKET}/{name}")) == (
         "RESOURCE_NOT_FOUND",
@@ -114,6 +114,14 @@ def test_an_object_that_is_not_there_is_not_found(daemon: DaemonProcess, store: 
         f"The resource '{without_query(name)}' of type 'Google Cloud Storage object' was not found.",
     )
     assert store.ranges == []
+
+
+def test_a_name_that_no_object_has_is_not_even_asked_for(daemon: DaemonProcess, store: ObjectStore) -> None:
+    """In the URL of a request they would lead to another place: to the bucket's own description, say."""
+    for number, name in enumerate(("..", ".", "images/")):
+        operation = daemon.insert({**body(f"gs://{BUCKET}/{name}"), "name": f"disk-{number}"})
+        assert error_of(daemon.done(operation["name"]))[0] == "RESOURCE_NOT_FOUND"
+    assert store.requests == []
 
 
 @pytest.mark.parametrize("lists", [True, False])
@@ -221,6 +229,7 @@ def test_what_opens_the_bucket_is_in_no_log_no_record_and_no_file_of_ours(
         records = json.dumps([daemon.operations(), daemon.images(), refused])
         assert daemon.terminate() == 0
         said = json.dumps(daemon.log)
+        assert {line["logger"] for line in daemon.log if line["logger"].startswith(("gcsfs", "google"))} == set()
     shown = run_cli("config", "show", "--config", configuration).stdout
     assert "credentials_file" in shown
     kept = b"".join(

@@ -82,14 +82,13 @@ async def connected(bucket: ObjectBucket, options: Options) -> AsyncIterator[Sto
 
 def _filesystem(bucket: ObjectBucket, timeout: aiohttp.ClientTimeout) -> Any:
     """In a thread: loads the library and the credentials."""
+    _hush()
     import fsspec.config
     from gcsfs.core import GCSFileSystem  # not its subclass for zonal buckets, which opens gRPC channels by itself
 
+    _hush()  # again, for GCSFS_DEBUG makes it talk as it is loaded
     for name in GCSFileSystem.protocol:
         fsspec.config.conf.pop(name, None)  # what it read of FSSPEC_… and ~/.config/fsspec
-    # it logs what it asks for and what it was answered; what is worth telling, we tell
-    logging.getLogger("gcsfs").setLevel(logging.CRITICAL + 1)
-    logging.getLogger("google").setLevel(logging.WARNING)
     return GCSFileSystem(
         project="",
         access="read_only",
@@ -99,6 +98,12 @@ def _filesystem(bucket: ObjectBucket, timeout: aiohttp.ClientTimeout) -> Any:
         skip_instance_cache=True,
         use_listings_cache=False,
     )
+
+
+def _hush() -> None:
+    """They log what they ask for and what they are answered; what is worth telling, we tell."""
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL + 1)
+    logging.getLogger("google").setLevel(logging.WARNING)
 
 
 def _token(bucket: ObjectBucket) -> Any:
