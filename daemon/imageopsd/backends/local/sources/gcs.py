@@ -45,6 +45,8 @@ class GoogleStore:
         info = await self._asked(self._filesystem._info(_path(named)))
         if info["type"] != "file":
             raise StoreFailure(HTTPStatus.NOT_FOUND, "it is no object")
+        if not info.get("generation"):  # an emulator's omission: nobody could tell two versions from each other
+            raise StoreFailure(None, "its store names no generation of it")
         return Found(info["size"], str(info["generation"]), info.get("contentType"))
 
     async def read(self, named: CloudStorageObject, generation: str, start: int, end: int) -> bytes:
