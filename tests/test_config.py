@@ -83,6 +83,9 @@ def test_lists_and_tables_come_from_every_layer(tmp_path: Path) -> None:
 [backends.local.buckets]
 "a.b" = "/x"
 c = "/y"
+[backends.local.object_buckets."d.e"]
+filesystem = "gcs"
+projects = ["p", "q"]
 [[backends.simulated.scripts]]
 image = "*"
 steps = [{ wait = "5s" }]
@@ -90,6 +93,7 @@ steps = [{ wait = "5s" }]
     flags = [("backends.local.allow_networks", '["10.0.0.0/8"]', "--set")]
     backends: Any = loaded(tmp_path, text, flags=flags).settings.backends
     assert backends["local"].buckets == {"a.b": "/x", "c": "/y"}
+    assert backends["local"].object_buckets["d.e"].projects == ("p", "q")
     assert backends["local"].allow_networks == ("10.0.0.0/8",)
     assert backends["simulated"].scripts[0].steps[0].wait == 5
 
@@ -157,6 +161,32 @@ allow_networks = ["everywhere"]
         ('[tracing]\nendpoint = "collector:4318"', "c.toml:2: tracing.endpoint: Expected a URL such as 'http://127"),
         ('[tracing]\nendpoint = "http://h:99999"', "c.toml:2: tracing.endpoint: Expected a URL such as 'http://127"),
         ('[tracing]\nendpoint = "http://u:p@h"', "c.toml:2: tracing.endpoint: Expected a URL without a user"),
+        (
+            '[backends.local.object_buckets."a.b"]\nprojects = ["p"]',
+            "c.toml:2: backends.local.object_buckets: Object missing required field 'filesystem'",
+        ),
+        (
+            '[backends.local.object_buckets.b]\nfilesystem = "file"\nprojects = ["p"]',
+            "c.toml:2: backends.local.object_buckets: Invalid enum value 'file'",
+        ),
+        (
+            '[backends.local.object_buckets.b]\nfilesystem = "gcs"\nprojects = []',
+            "c.toml:2: backends.local.object_buckets: Expected 'array' of length >= 1",
+        ),
+        (
+            '[backends.local.object_buckets.b]\nfilesystem = "gcs"\nprojects = ["p"]\ntoken = "x"',
+            "c.toml:2: backends.local.object_buckets: Object contains unknown field 'token'",
+        ),
+        (
+            '[backends.local.object_buckets.b]\nfilesystem = "gcs"\nprojects = ["p"]\nmetadata_server = true\n'
+            'endpoint = "http://store.example"',
+            "c.toml:2: backends.local.object_buckets: endpoint: Expected an https URL, since credentials are sent",
+        ),
+        (
+            '[backends.local]\nbuckets = { b = "/x" }\n'
+            'object_buckets = { b = { filesystem = "gcs", projects = ["p"] } }',
+            "c.toml:3: backends.local.object_buckets: 'b' stands in buckets, too",
+        ),
         ("[sever]", "c.toml:1: sever: unknown key"),
         ("worker = 3", "c.toml:1: worker: unknown key"),
         (

@@ -59,6 +59,7 @@ GOOD = [
     '[[quota]]\nproject = "*"\nmetric = "imageopsd/image_gb"\nlimit = -1\n',
     '[[backends.simulated.scripts]]\nimage = "x"\nsteps = [{ wait = "1.5m" }, { fail = "transient", times = 2 }]\n',
     '[backends.local.buckets]\n"a.b" = "/x"\n',
+    '[backends.local.object_buckets."a.b"]\nfilesystem = "gcs"\nprojects = ["p"]\n',
     '[worker]\nlease = "250ms"\n'.replace("lease", "retry_base"),
 ]
 BAD = [

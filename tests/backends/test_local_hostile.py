@@ -21,7 +21,7 @@ from tests.backends.test_local import image_dir, import_task, nothing_remains
 from tests.backends.test_local_sources import serving
 
 from imageopsd.backends.local import LocalBackend
-from imageopsd.backends.local.sources import http
+from imageopsd.backends.local.sources import remote
 from imageopsd.model.durations import Seconds
 from imageopsd.model.errors import BackendFailure, PermanentFailure, TemporaryFailure
 from imageopsd.model.image import RawDisk
@@ -31,7 +31,7 @@ NAMED = "http://archives.example:{port}/a.tar.gz"
 
 @pytest.fixture(autouse=True)
 def in_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "PAUSE", 0.0)
+    monkeypatch.setattr(remote, "PAUSE", 0.0)
 
 
 @pytest.fixture

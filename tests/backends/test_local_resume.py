@@ -28,7 +28,7 @@ from yarl import URL
 
 from imageopsd.backends.local import LocalBackend
 from imageopsd.backends.local.disk import Disk
-from imageopsd.backends.local.sources import http
+from imageopsd.backends.local.sources import remote
 from imageopsd.backends.local.sources.ranges import Version
 from imageopsd.backends.local.sources.source import SourceChanged
 from imageopsd.backends.local.spool import JOURNAL, PART, Mark, Spool
@@ -57,7 +57,7 @@ async def data(tmp_path: Path) -> AsyncIterator[Path]:
 
 @pytest.fixture(autouse=True)
 def in_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "PAUSE", 0.0)
+    monkeypatch.setattr(remote, "PAUSE", 0.0)
 
 
 async def take(data: Path, url: URL, notes: Notes | None = None, **options: object) -> ImageFacts:
@@ -171,7 +171,7 @@ async def test_a_source_that_gives_nothing_more_is_given_up_for_now(data: Path, 
         with pytest.raises(TemporaryFailure, match="closed in the middle"):
             await take(data, url)
 
-    assert len(server.asked) == 1 + http.MAX_FRUITLESS + 1
+    assert len(server.asked) == 1 + remote.MAX_FRUITLESS + 1
 
 
 @pytest.mark.parametrize(

@@ -709,5 +709,5 @@ async def test_an_object_of_an_unknown_bucket_is_not_found_and_says_what_to_do(t
         "RESOURCE_NOT_FOUND",
         404,
         "The resource 'gs://other/o.tar.gz' of type 'Google Cloud Storage object' was not found. "
-        "Name a directory for the bucket in backends.local.buckets, or use an https URL.",
+        "Name the bucket in backends.local.buckets or backends.local.object_buckets, or use an https URL.",
     )

@@ -200,14 +200,23 @@ def _section(
 
 
 def _take(key: str, hint: Any, remaining: dict[str, _Value]) -> _Value | None:
-    """The value at `key`; for a table-valued option (`buckets`) all that lies under it."""
+    """The value at `key`; for a table-valued option (`buckets`, `object_buckets`) all that lies under it."""
     if key in remaining:
         return remaining.pop(key)
     under = [name for name in remaining if name.startswith(f"{key}.")]
     if not under or getattr(hint, "__origin__", None) is not dict:
         return None
     origin = remaining[under[0]].origin
-    return _Value({name.removeprefix(f"{key}."): remaining.pop(name).value for name in under}, origin, text=False)
+    table: dict[str, Any] = {}
+    of_tables = issubclass(hint.__args__[1], msgspec.Struct)
+    for name in under:
+        value, inner = remaining.pop(name).value, name.removeprefix(f"{key}.")
+        entry, dot, field = inner.rpartition(".")  # an entry's name may have dots in it, a field's has none
+        if of_tables and dot:
+            table.setdefault(entry, {})[field] = value
+        else:
+            table[inner] = value
+    return _Value(table, origin, text=False)
 
 
 def _typed(value: _Value, hint: Any) -> Any:

@@ -20,6 +20,7 @@ from imageopsd.ports import Reporter
 
 async def take_in(
     raw: RawDisk,
+    project: str,
     disk: Disk,
     table: BlockTable,
     directory: Path,
@@ -28,13 +29,13 @@ async def take_in(
     check: CheckSize,
     report: Reporter,
 ) -> Taken:
-    """Fills `disk`, and its `table`, from the archive that `raw` names; `directory` is the operation's own. Raises
-    BackendFailure, and OSError from the data directory."""
+    """Fills `disk`, and its `table`, from the archive that `raw` names, for an image of `project`; `directory` is the
+    operation's own. Raises BackendFailure, and OSError from the data directory."""
     url = raw.source or ""
     with _spool(directory, options) as spool:
 
         async def fill() -> Taken:
-            async with open_source(url, options, data_dir, spool) as source:
+            async with open_source(url, project, options, data_dir, spool) as source:
                 intake = Intake(source, spool, disk, table, options=options, check=check, sha1=raw.sha1_checksum)
                 return await intake.run(report)
 

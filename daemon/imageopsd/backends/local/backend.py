@@ -190,7 +190,8 @@ class LocalBackend(Keeping):
         if raw is not None and raw.source:
             with self._turns.take(task.project, server_of(raw.source)):
                 options = self._options if task.keys.image is None else replace(self._options, resume_rate=0)
-                return await take_in(raw, disk, table, staged.parent, options, self._layout.root, check, report)
+                root = self._layout.root
+                return await take_in(raw, task.project, disk, table, staged.parent, options, root, check, report)
         if task.source is not None:
             return await self._copy_image(task.source, disk, table, task.keys, check, report)
         if self._resources.configured:

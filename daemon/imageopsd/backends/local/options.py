@@ -1,15 +1,63 @@
 """What an operator may set under `[backends.local]`."""
 
+from importlib.util import find_spec
 from ipaddress import ip_network
-from typing import Annotated
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 
+from imageopsd.config.settings import is_loopback
 from imageopsd.model.durations import Seconds
 from imageopsd.model.image import GIB
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 NotNegative = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class ObjectBucket(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A bucket in an object store, read with the daemon's own credentials."""
+
+    filesystem: Literal["gcs"]
+    """Which store it is in, by fsspec's name for it."""
+
+    projects: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
+    """Who may make images of its objects: whoever may submit for one of these projects reads the bucket through us.
+    `"*"` is every project."""
+
+    credentials_file: str = ""
+    """A service account's key or a user's credentials, as Google's tools write them. Read at each import."""
+
+    metadata_server: bool = False
+    """Ask this host's metadata server for a token. Without it and a file the bucket is read as anybody may."""
+
+    endpoint: str = "https://storage.googleapis.com"
+
+    @property
+    def anonymous(self) -> bool:
+        return not (self.credentials_file or self.metadata_server)
+
+    def __post_init__(self) -> None:
+        if self.credentials_file and self.metadata_server:
+            raise ValueError("Expected credentials_file or metadata_server, not both")
+        if self.credentials_file and not self.credentials_file.startswith("/"):
+            raise ValueError("credentials_file: Expected an absolute path")
+        try:
+            url = urlsplit(self.endpoint)
+            host = url.hostname if url.port != 0 else None
+        except ValueError:
+            host = None
+        if (
+            not host
+            or url.scheme not in ("http", "https")
+            or url.path
+            or url.query
+            or url.fragment
+            or "@" in url.netloc
+        ):
+            raise ValueError("endpoint: Expected 'https://' and a host, with a port if need be, and nothing else")
+        if url.scheme == "http" and not self.anonymous and not is_loopback(host):
+            raise ValueError("endpoint: Expected an https URL, since credentials are sent there")
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -21,6 +69,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     buckets: dict[str, str] = {}
     """Directories that stand for Cloud Storage buckets, by bucket name. Objects of other buckets come over HTTPS."""
+
+    object_buckets: dict[str, ObjectBucket] = {}
+    """Buckets in an object store, by name. Their objects, in whatever spelling, are read with the credentials that
+    stand here, for the projects that stand here."""
 
     resources_dir: str = ""
     """Directory of disks, snapshots and instances that images are made from; empty: there are none. Beneath it
@@ -68,3 +120,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
                 raise ValueError(
                     f"allow_networks: '{network}' is not a network such as '10.0.0.0/8': {error}"
                 ) from None
+        if twice := sorted(self.buckets.keys() & self.object_buckets.keys()):
+            raise ValueError(f"object_buckets: '{twice[0]}' stands in buckets, too")
+        if self.object_buckets and find_spec("gcsfs") is None:
+            raise ValueError(
+                "object_buckets: the extra 'objects' is not installed; pip install 'imageopsd[objects]', or leave "
+                "object_buckets empty"
+            )

@@ -1,7 +1,7 @@
 """Archives on HTTP servers."""
 
 import asyncio
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncGenerator, AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
@@ -11,10 +11,9 @@ from yarl import URL
 
 from imageopsd.backends.local.kinds import media_type
 from imageopsd.backends.local.options import Options
-from imageopsd.backends.local.pipe import Pipe, in_thread
 from imageopsd.backends.local.sources.network import AddressRefused, NetworkPolicy
-from imageopsd.backends.local.sources.pace import Pace
 from imageopsd.backends.local.sources.ranges import Version
+from imageopsd.backends.local.sources.remote import CUT, LATE, Interrupted, RemoteSource
 from imageopsd.backends.local.sources.source import (
     CODE_UNAVAILABLE,
     SourceChanged,
@@ -25,22 +24,16 @@ from imageopsd.backends.local.sources.source import (
     without_secrets,
 )
 from imageopsd.backends.local.spool import Head, Spool
-from imageopsd.model.errors import BackendFailure, PermanentFailure, TemporaryFailure
+from imageopsd.model.errors import BackendFailure, PermanentFailure
 
 MAX_REDIRECTS = 5
 READ_BUFFER = 1024**2
 """Bytes that aiohttp keeps ready for us."""
-FRUIT = 1024**2
-"""Bytes that make a connection worth another one after it."""
-MAX_FRUITLESS = 3
-PAUSE = 0.5
-"""Seconds before the connection that follows a fruitless one; longer with each. The worker waits longer still."""
 MAX_RETRY_AFTER = 86400.0
 """Seconds; a server that wants more asks for a day."""
 
 _REDIRECTS = {301, 302, 303, 307, 308}
 _TEMPORARY = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS}
-_CUT = "the connection was closed in the middle"
 _NO_ANSWER = "no HTTP answer from its host"
 """Also for a closed port, one that says nothing or something else, and a name that nobody has: whoever may name a
 source should not map a network with us."""
@@ -50,23 +43,11 @@ _NOT_ALLOWED = (
 )
 
 
-class HttpSource:
-    """An archive on its way; a connection that breaks is followed by the next one, from where it broke."""
-
+class HttpSource(RemoteSource):
     def __init__(self, url: str, session: aiohttp.ClientSession, options: Options, spool: Spool) -> None:
-        self._url = url
+        super().__init__(url, options, spool)
         self._session = session
-        self._options = options
-        self._spool = spool
-        self._pace = Pace(options.min_rate, options.rate_window)
         self._response: aiohttp.ClientResponse | None = None
-        self._version: Version | None = None
-        self.length: int | None = None
-        self.content_type: str | None = None
-        self.kept = self._offset = spool.mark
-        if spool.head is not None:
-            self._version, self.length = spool.head.version, spool.head.length
-            self.content_type = spool.head.content_type
 
     async def begin(self) -> None:
         """The first answer, unless an earlier try has it: then only what follows is asked for, when it is needed."""
@@ -80,52 +61,19 @@ class HttpSource:
         if self._version is not None:
             self._spool.begin(Head(self._version, self.length, self.content_type))
 
-    async def pour(self, pipe: Pipe[bytes]) -> None:
-        if self.kept:
-            await in_thread("replay", lambda: self._spool.replay(pipe), pipe.break_off)
-        try:
-            await self._pour_answers(pipe)
-        except TemporaryFailure:
-            await pipe.drained()  # what came is kept for the next try, once the stages have seen it
-            raise
-        pipe.close()
+    async def _ask(self) -> bool:
+        return self._response is not None or await self._continue()
 
-    async def _pour_answers(self, pipe: Pipe[bytes]) -> None:
-        """As many as it takes."""
-        fruitless = 0
-        while self._response is not None or await self._continue():
-            began = self._offset
-            reason = await self._pour_answer(pipe)
-            if self._offset == self.length or (reason is None and self.length is None):
-                break
-            fruitless = 0 if self._offset - began >= FRUIT else fruitless + 1
-            if self._version is None or fruitless > MAX_FRUITLESS:
-                raise unavailable(self._url, reason or _CUT)
-            await asyncio.sleep(PAUSE * fruitless)
-
-    async def _pour_answer(self, pipe: Pipe[bytes]) -> str | None:
-        """All that one connection delivers; why it ended before its time, if it did."""
+    async def _answer(self) -> AsyncGenerator[bytes, None]:
         response, self._response = self._response, None
         assert response is not None
-        clock = asyncio.get_running_loop().time
-        asked = clock()
         async with response:
             try:
                 async for block in response.content.iter_any():
-                    waited = clock() - asked
-                    self._spool.waited += waited
-                    if not self._pace.keeps_up(len(block), waited=waited):
-                        rate, window = self._options.min_rate, self._options.rate_window
-                        raise unavailable(self._url, f"it delivered less than {rate} bytes a second for {window!s}")
-                    self._offset += len(block)
-                    if self.length is not None and self._offset > self.length:
-                        raise SourceChanged("it is longer than its server said")
-                    await pipe.send(block, len(block))
-                    asked = clock()
+                    yield block
             except (aiohttp.ClientError, OSError) as error:
                 # also a body shorter than its Content-Length, and sock_read's timeout (an OSError)
-                return _reason(error)
-        return None
+                raise Interrupted(_reason(error)) from error
 
     async def _continue(self) -> bool:
         """Asks for what follows; whether there is anything."""
@@ -201,7 +149,7 @@ async def _get(
             return response
         response.release()
         if response.status not in _REDIRECTS:
-            raise _refusal(url, response)
+            raise refusal(url, response.status, _retry_after(response))
         here = _next_hop(here, response.headers.get("Location", ""))
     raise not_allowed(f"The source redirects more than {MAX_REDIRECTS} times.")
 
@@ -228,15 +176,15 @@ def _next_hop(here: URL, location: str) -> URL:
     return there
 
 
-def _refusal(url: str, response: aiohttp.ClientResponse) -> BackendFailure:
-    status = response.status
+def refusal(url: str, status: int, delay: float | None = None) -> BackendFailure:
+    """What an answer's status means for an import; `delay` is the server's own wish in seconds."""
     if status in (HTTPStatus.NOT_FOUND, HTTPStatus.GONE):
         return not_found(url)
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
         return not_readable(url)
     answer = f"the server answered {status} {_phrase(status)}".rstrip()
     if status in _TEMPORARY or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        return unavailable(url, answer, delay=_retry_after(response))
+        return unavailable(url, answer, delay=delay)
     return PermanentFailure(
         CODE_UNAVAILABLE,
         f"The source '{without_secrets(url)}' could not be read: {answer}.",
@@ -267,5 +215,5 @@ def _phrase(status: int) -> str:
 def _reason(error: Exception) -> str:
     """Why a body ended before its time. Without aiohttp's own texts: they have the URL's query in them."""
     if isinstance(error, asyncio.TimeoutError):
-        return "it did not answer in time"
-    return _CUT if isinstance(error, aiohttp.ClientPayloadError) else "the connection failed"
+        return LATE
+    return CUT if isinstance(error, aiohttp.ClientPayloadError) else "the connection failed"

@@ -20,10 +20,12 @@ _SECOND = timedelta(seconds=1)
 
 
 class Version(Record, frozen=True):
-    """What a source's ETag or Last-Modified was, whichever is strong; never both."""
+    """What a source's ETag or Last-Modified was, whichever is strong; never both. Or, of an object that was read from
+    its store, the generation that the store counts."""
 
     etag: str | None = None
     last_modified: str | None = None
+    generation: str | None = None
 
     @classmethod
     def of(cls, headers: Mapping[str, str]) -> Self | None:
@@ -43,8 +45,12 @@ class Version(Record, frozen=True):
         return cls(last_modified=changed) if old and changed.isascii() and changed.isprintable() else None
 
     def request_from(self, offset: int) -> dict[str, str]:
-        """The headers that ask for what follows `offset`, of this version only."""
-        return {"Range": f"bytes={offset}-", "If-Range": self.etag or self.last_modified or ""}
+        """The headers that ask for what follows `offset`, of this version only. Raises SourceChanged for one that is
+        no HTTP server's."""
+        validator = self.etag or self.last_modified
+        if validator is None:
+            raise SourceChanged("it was read from an object store before")
+        return {"Range": f"bytes={offset}-", "If-Range": validator}
 
     def goes_on(self, status: int, headers: Mapping[str, str], offset: int, length: int | None) -> bool:
         """Whether an answer to `request_from` has bytes: those from `offset` on. `False`: there are no more, the
