@@ -207,8 +207,8 @@ class NoRoom(TemporaryFailure):
     """Where things are made there is no room for this one now. No attempt, however often it is looked at: it waits for
     room, and fails only when that takes too long."""
 
-    def __init__(self, message: str, http_status: HTTPStatus = HTTPStatus.INSUFFICIENT_STORAGE) -> None:
-        super().__init__("INSUFFICIENT_STORAGE", message, http_status)
+    def __init__(self, message: str) -> None:
+        super().__init__("INSUFFICIENT_STORAGE", message, HTTPStatus.INSUFFICIENT_STORAGE)
 
 
 class NotYet(ImageOpsError):
