@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -111,6 +112,17 @@ def test_start_returns_when_the_daemon_is_ready(service: Booted) -> None:
 def test_nobody_else_sees_the_data_and_the_daemon_is_not_root(service: Booted) -> None:
     owner, mode = service.run("stat", "--format=%U %a", "/var/lib/private/imageopsd/state.db").stdout.split()
     assert (owner, mode) == ("imageopsd", "600")
+
+
+def test_a_scrape_tells_of_the_process_though_the_unit_hides_the_rest_of_proc(service: Booted) -> None:
+    began = time.time()
+    service.systemctl("restart", "imageopsd.service")
+    figures = dict(line.split() for line in fetched(service, "/metrics").splitlines() if line.startswith("process_"))
+    assert began - 1 <= float(figures["process_start_time_seconds"]) <= time.time() + 1
+    assert figures.keys() == {
+        "process_virtual_memory_bytes", "process_resident_memory_bytes", "process_start_time_seconds",
+        "process_cpu_seconds_total", "process_open_fds", "process_max_fds",
+    }  # fmt: skip
 
 
 def test_the_status_line_shows_what_runs_and_what_came_of_it(service: Booted) -> None:
