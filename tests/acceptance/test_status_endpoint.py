@@ -14,6 +14,7 @@ from tests.daemon_process import DaemonProcess, Json, run_cli
 from imageopsd.model.events import Obstacle, Outcome, Verb
 from imageopsd.model.faults import Fault
 from imageopsd.model.quota import Metric
+from imageopsd.telemetry.metrics import SOURCES
 from imageopsd.telemetry.vitals import CONFIGURATION, CREDENTIALS, FILES
 
 SCRIPTS = (
@@ -153,7 +154,8 @@ def test_the_metrics_count_what_happened(lived: Lived) -> None:
         'imageopsd_operations_total{outcome="failure",type="patch"}': 0,
         'imageopsd_operations_accepted_total{type="insert"}': 4,
         'imageopsd_operations_accepted_total{type="patch"}': 2,
-        'imageopsd_operation_retries_total{type="insert"}': 1,
+        'imageopsd_operation_retries_total{reason="backend"}': 1,
+        'imageopsd_operation_retries_total{reason="source"}': 0,
         'imageopsd_operations_interrupted_total{type="insert"}': 0,
         'imageopsd_operations_running{type="insert"}': 1,
         'imageopsd_operations_running{type="patch"}': 0,
@@ -166,6 +168,8 @@ def test_the_metrics_count_what_happened(lived: Lived) -> None:
         'imageopsd_queue_jobs{state="dead"}': 1,
         "imageopsd_queue_oldest_job_age_seconds": 0,
         "imageopsd_operations_pending": 0,
+        "imageopsd_backlog_full": 0,
+        'imageopsd_scrape_errors_total{source="queue"}': 0,
         "imageopsd_worker_slots": 3,
         "imageopsd_backend_crashes_total": 0,
         "imageopsd_leases_lost_total": 0,
@@ -193,7 +197,7 @@ def test_no_metric_carries_a_name_of_anybody(lived: Lived) -> None:
         "insert", "patch", "deprecate", "setLabels", "delete", "success", "failure", "waiting", "dead", "simulated",
         "INVALID_FIELD_VALUE", "REQUEST_ID_REUSED", "missing", "unknown", "forbidden", "cancelled",
         *Obstacle, *Metric, "other", *Verb, *Outcome, *Fault, *CREDENTIALS, *FILES, CONFIGURATION,
-        "exported", "dropped",
+        "exported", "dropped", *SOURCES,
     }  # fmt: skip
 
 

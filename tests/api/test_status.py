@@ -1,9 +1,8 @@
-"""The probes in every phase of a daemon's life, and a scrape while the queue does not answer."""
+"""The probes in every phase of a daemon's life, and that only a scrape asks others."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
-import anyio
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
@@ -67,13 +66,6 @@ async def test_the_status_of_a_daemon_that_saw_nothing_yet() -> None:
             "recentDeadLetters": [],
         }
         assert (response.status, response.content_type) == (200, "application/json")
-
-
-async def test_a_scrape_does_not_wait_for_a_queue_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("imageopsd.api.status.REFRESH_LIMIT", 0.01)
-    async with status_api("ready", anyio.sleep_forever) as client, client.get("/metrics") as response:
-        assert response.status == 200
-        assert "imageopsd_worker_slots 4.0" in await response.text()
 
 
 async def test_a_scrape_brings_the_depths_up_to_date_first() -> None:

@@ -119,6 +119,8 @@ async def live(store: SqliteStore) -> None:
     )
     await store.delete_operation("p", first.operation.name)
     await store.claim("boot-1", 1, NOW, NOW + LEASE, lambda before: before, project_limit=1, making=False)
+    for making in (True, False):
+        await store.could_claim(NOW, project_limit=1, making=making)
     for name in ("d", "e"):
         await store.cancel("p", (await accept(store, name)).operation.name, USER, ended, lambda request, target: None)
     await store.next_deadline()

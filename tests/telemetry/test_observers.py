@@ -82,7 +82,7 @@ def test_metrics_count_each_operation_once() -> None:
     assert value("operations_total", type="insert", outcome="success") == 1
     assert value("operations_total", type="insert", outcome="failure") == 1
     assert value("operations_total", type="patch", outcome="failure") == 0
-    assert value("operation_retries_total", type="insert") == 1
+    assert value("operation_retries_total", reason="source") == 1
     assert value("operations_interrupted_total", type="patch") == 1
     assert value("operations_running", type="insert") == 1
     assert value("operations_running", type="patch") == 0

@@ -4,19 +4,16 @@ import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import anyio
 from aiohttp import web
 from prometheus_client.exposition import choose_encoder
 
 from imageopsd.telemetry.board import Board
 from imageopsd.telemetry.metrics import Metrics
 
-REFRESH_LIMIT = 2.0
-"""Seconds a scrape waits for fresh queue depths; then it shows the last ones rather than nothing."""
-
 
 class StatusApi:
-    """`refresh` brings the depths in `metrics` up to date; probes wait neither for it nor for backend or queue."""
+    """`refresh` brings what `metrics` shows up to date, as far as it soon can; probes wait neither for it nor for
+    backend or queue."""
 
     def __init__(self, board: Board, metrics: Metrics, refresh: Callable[[], Awaitable[None]]) -> None:
         self._board = board
@@ -55,7 +52,6 @@ class StatusApi:
         return web.json_response(self._board.snapshot(), dumps=dump)
 
     async def metrics(self, request: web.Request) -> web.Response:
-        with anyio.move_on_after(REFRESH_LIMIT):
-            await self._refresh()
+        await self._refresh()
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
         return web.Response(body=encode(self._metrics.registry), headers={"Content-Type": content_type})

@@ -4,13 +4,16 @@ import anyio
 
 from imageopsd.engine.bus import EventBus
 from imageopsd.model.errors import Overloaded
-from imageopsd.model.events import Accepted, Cancelled, Change, Failed, Happening, Succeeded
+from imageopsd.model.events import Accepted, BacklogTurned, Cancelled, Change, Failed, Happening, Succeeded
 
 
 class Backlog:
-    """Counts operations that are accepted and not DONE, from `count` on; `limit` of them may be."""
+    """Counts operations that are accepted and not DONE, from `count` on; `limit` of them may be. Then it is full until
+    half of them are done, which is told on the bus; a single place is for whoever asks just when it is free."""
 
     def __init__(self, bus: EventBus, limit: int, count: int = 0) -> None:
+        self._bus = bus
+        self._full = False
         self._limit = limit
         self._count = count
         self._eased = anyio.Event()
@@ -29,7 +32,19 @@ class Backlog:
     def configure(self, limit: int) -> None:
         """Another limit; who waits for room is let on if there is enough of it now."""
         self._limit = limit
-        self._ease()
+        self.look()
+
+    def look(self) -> None:
+        """Tells whoever has begun to listen whether it is full, and lets on those who wait if there is room."""
+        roomy = self._count <= self._limit // 2
+        full = self._count >= self._limit or (self._full and not roomy)
+        if full != self._full:
+            self._full = full
+            reason = f"{self._limit} operations are not done yet, as many as may be" if full else None
+            self._bus.publish(BacklogTurned(reason))
+        if roomy:
+            self._eased.set()
+            self._eased = anyio.Event()
 
     def _hear(self, happening: Happening) -> None:
         if not isinstance(happening, Change):
@@ -37,6 +52,7 @@ class Backlog:
         match happening.event:
             case Accepted():
                 self._count += 1
+                self.look()
             case Succeeded() | Cancelled():
                 self._done()
             case Failed() if happening.operation.start_time:  # what was refused at once had never been accepted
@@ -44,9 +60,4 @@ class Backlog:
 
     def _done(self) -> None:
         self._count -= 1
-        self._ease()
-
-    def _ease(self) -> None:
-        if self._count <= self._limit // 2:
-            self._eased.set()
-            self._eased = anyio.Event()
+        self.look()

@@ -137,6 +137,15 @@ class Worker:
     def running(self) -> int:
         return len(self._runs)
 
+    async def could_start(self) -> bool:
+        """Whether a free slot could take something just now. Raises StoreUnavailable. For longer than a moment that is
+        so only where this loop hangs."""
+        free = self._gate.slots - len(self._runs)
+        if self._stopping.is_set() or self._gate.seats(free) <= 0:
+            return False
+        limit, making = self._gate.project_slots, self._gate.making
+        return await self._store.could_claim(self._clock(), project_limit=limit, making=making)
+
     def look(self) -> None:
         """There may be something to claim."""
         self._hint.set()

@@ -12,6 +12,7 @@ from aiohttp.web import RequestPayloadError
 from imageopsd.model.events import (
     Accepted,
     BackendCrashed,
+    BacklogTurned,
     Cancelled,
     Change,
     Claimed,
@@ -130,6 +131,10 @@ def hear(happening: Happening, *, traced: bool = False) -> None:
             log.info("operations are started again", obstacle=obstacle)
         case ObstacleTurned(obstacle=obstacle, reason=reason):
             log.warning("no operation is started", obstacle=obstacle, reason=reason)
+        case BacklogTurned(reason=None):
+            log.info("work is taken again")
+        case BacklogTurned(reason=reason):
+            log.warning("no more work is taken", reason=reason)
         case StoreTroubled(doing=doing, error=error):
             log.error("store unavailable", doing=doing, error=str(error))
         case LeftBehind(what=what, which=which):

@@ -3,6 +3,7 @@
 
 import time
 from collections.abc import Mapping
+from http import HTTPStatus
 from itertools import product
 from typing import TypeVar
 
@@ -20,6 +21,7 @@ from imageopsd.model.events import (
     Accepted,
     BackendAnswered,
     BackendCrashed,
+    BacklogTurned,
     BytesReceived,
     Cancelled,
     Change,
@@ -48,6 +50,8 @@ TYPES = ("insert", "patch", "deprecate", "setLabels", "delete")
 OUTCOMES = ("success", "failure", "cancelled")
 REASONS = ("INVALID_FIELD_VALUE", "REQUEST_ID_REUSED")
 REFUSALS = ("missing", "unknown", "forbidden")
+SOURCES = ("queue", "quota", "worker", "disk")
+"""Whom a scrape asks."""
 SPANS = ("exported", "dropped")
 QUOTAS = tuple(Metric)
 OTHER = "other"
@@ -62,8 +66,8 @@ Family = TypeVar("Family", Counter, Gauge, Histogram)
 
 
 class OwnProcess(ProcessCollector):
-    """The `process_*` of this process. The library reads the time of boot from /proc/stat and shows nothing at all where
-    that is hidden, as ProcSubset=pid of our unit has it; the kernel's clocks tell it everywhere."""
+    """The `process_*` of this process. The library reads the time of boot from /proc/stat and shows nothing at all
+    where that is hidden, as ProcSubset=pid of our unit has it; the kernel's clocks tell it everywhere."""
 
     def _boot_time(self) -> float:
         return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
@@ -89,7 +93,8 @@ class Metrics:
         self._failed = self._counter("operations_failed", "Operations that failed, by who must act.",
                                      fault=tuple(Fault))  # fmt: skip
         self._accepted = self._counter("operations_accepted", "Operations recorded for the first time.", type=TYPES)
-        self._retries = self._counter("operation_retries", "Attempts that failed and will be made again.", type=TYPES)
+        self._retries = self._counter("operation_retries", "Attempts that failed and will be made again, by whose "
+                                      "fault that was.", reason=tuple(Fault))  # fmt: skip
         self._interrupted = self._counter("operations_interrupted", "Attempts given back by a stop.", type=TYPES)
         self._buried = self._counter("jobs_dead_lettered", "Jobs that could not become operations.", reason=REASONS)
         self._received = self._counter("bytes_received", "Bytes that came in from image sources.")
@@ -114,9 +119,13 @@ class Metrics:
         self._queue = self._gauge("queue_jobs", "Jobs by where they wait.", state=("waiting", "dead"))
         self._obstacles = self._gauge("starts_blocked", "1 while that keeps operations from being started.",
                                       reason=tuple(Obstacle))  # fmt: skip
+        self._backlog = self._gauge("backlog_full", "1 from when records.max_unfinished operations are not done until "
+                                    "half of them are: requests are refused, jobs wait.")  # fmt: skip
         self._pending = self._gauge("operations_pending", "Operations no worker has taken yet.")
         self._oldest = self._gauge("queue_oldest_job_age_seconds", "Age of the oldest job in the queue; 0 if empty.")
 
+        self._scrape_errors = self._counter("scrape_errors", "Figures that a scrape shows as they were before, for who "
+                                            "knows them failed or did not answer in time.", source=SOURCES)  # fmt: skip
         self._spans = self._counter("trace_spans", "Spans of traces, by whether the collector took them.",
                                     outcome=SPANS)  # fmt: skip
         self._quota_used = self._gauge("quota_used_ratio", "Share of a limit taken, by the project with the highest.",
@@ -154,6 +163,8 @@ class Metrics:
                 self._troubles.inc()
             case ObstacleTurned(obstacle=obstacle, reason=reason):
                 self._obstacles.labels(obstacle).set(reason is not None)
+            case BacklogTurned(reason=reason):
+                self._backlog.set(reason is not None)
 
     def _changed(self, change: Change) -> None:
         operation, kind = change.operation, change.operation.operation_type
@@ -166,9 +177,9 @@ class Metrics:
                 self._running.labels(kind).inc()
                 if started == change.at:
                     self._wait.observe((started - operation.insert_time).total_seconds())
-            case Deferred():
+            case Deferred(failure=failure):
                 self._left(operation)
-                self._retries.labels(kind).inc()
+                self._retries.labels(fault_of(failure, HTTPStatus.SERVICE_UNAVAILABLE)).inc()
             case Postponed():
                 self._left(operation)
             case Interrupted():
@@ -223,15 +234,21 @@ class Metrics:
         """`reason` is one of REFUSALS."""
         self._refused.labels(reason).inc()
 
+    def scrape_failed(self, source: str) -> None:
+        """`source` is one of SOURCES."""
+        self._scrape_errors.labels(source).inc()
+
     def spans(self, outcome: str, count: int) -> None:
         """`outcome` is one of SPANS. May be called in any thread."""
         self._spans.labels(outcome).inc(count)
 
-    def set_depths(self, waiting: int, dead: int, oldest_age: float, pending: int) -> None:
+    def set_pending(self, pending: int) -> None:
+        self._pending.set(pending)
+
+    def set_depths(self, waiting: int, dead: int, oldest_age: float) -> None:
         self._queue.labels("waiting").set(waiting)
         self._queue.labels("dead").set(dead)
         self._oldest.set(oldest_age)
-        self._pending.set(pending)
 
 
 def _prepared(family: Family, labels: dict[str, tuple[str, ...]]) -> Family:
