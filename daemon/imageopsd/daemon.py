@@ -88,7 +88,9 @@ class Daemon:
         self._machine: Machine | None = None
         self._bus = EventBus()
         self._board = Board(self._version, settings.backend, settings.worker.slots, clock())
-        self._metrics = Metrics(self._version, settings.backend, settings.worker.slots)
+        self._metrics = Metrics(
+            self._version, settings.backend, settings.worker.slots, traced=bool(settings.tracing.endpoint)
+        )
         self._metrics.configuration_read(clock())
         self._throughput = Throughput(time.monotonic)
         self._reloading = Reloading(settings, read_again, self._heard_of_reload)
@@ -262,7 +264,7 @@ class Daemon:
         routes = [
             StatusApi(self._board, self._metrics, scrape.refresh).routes(),
             live.routes(),
-            ComputeApi(machine.ops, access).routes(),
+            ComputeApi(machine.ops, access, self._metrics.answered).routes(),
         ]
         endpoint, token = data_dir / ENDPOINT_FILE, data_dir / TOKEN_FILE
         try:

@@ -13,8 +13,9 @@ from tests.daemon_process import DaemonProcess, Json, run_cli
 
 from imageopsd.model.events import Obstacle, Outcome, Verb
 from imageopsd.model.faults import Fault
+from imageopsd.model.phases import Phase
 from imageopsd.model.quota import Metric
-from imageopsd.telemetry.metrics import SOURCES
+from imageopsd.telemetry.metrics import REJECTIONS, SOURCES, STATUSES
 from imageopsd.telemetry.vitals import CONFIGURATION, CREDENTIALS, FILES
 
 SCRIPTS = (
@@ -180,6 +181,42 @@ def test_the_metrics_count_what_happened(lived: Lived) -> None:
     assert now["imageopsd_journal_write_seconds_count"] > 0
 
 
+def test_a_daemon_with_too_much_to_do_says_so_wherever_it_is_asked(tmp_path: Path) -> None:
+    with DaemonProcess(tmp_path / "data", *SETTINGS, "records.max_unfinished=2") as daemon:
+        for name in ("slow-1", "slow-2"):
+            daemon.insert({"name": name, "rawDisk": SOURCE})
+        answer = daemon.call("POST", "images", {"name": "slow-3", "rawDisk": SOURCE})
+        assert (answer.status, answer.headers["Retry-After"]) == (503, "30")
+        full = "2 operations are not done yet, as many as may be"
+        ready = daemon.get("/readyz")
+        assert (ready.status, ready.body.decode()) == (503, f"ready; {full}\n")
+        assert daemon.get("/livez").status == 200
+        assert daemon.get("/status").json()["obstacles"] == {"backlog": full}
+        now = samples(daemon)
+        expected = {
+            "imageopsd_backlog_full": 1,
+            "imageopsd_ready": 0,
+            'imageopsd_jobs_rejected_total{reason="OVERLOADED"}': 1,
+            'imageopsd_requests_total{code="503"}': 1,
+            'imageopsd_requests_total{code="200"}': 2,
+            'imageopsd_starts_blocked{reason="paused"}': 0,
+        }
+        assert expected == {name: now.get(name) for name in expected}
+        first = daemon.operations()[0]
+        run_cli("operations", "cancel", first["name"], "--data-dir", daemon.data_dir)
+        daemon.wait_for("work is taken again")
+        assert daemon.get("/readyz").status == 200
+
+
+def test_a_kept_backlog_is_full_again_after_a_restart(tmp_path: Path) -> None:
+    with DaemonProcess(tmp_path / "data", *SETTINGS, "records.max_unfinished=1") as daemon:
+        daemon.insert({"name": "slow-1", "rawDisk": SOURCE})
+        daemon.kill()
+        daemon.start()
+        daemon.wait_for("no more work is taken")
+        assert daemon.get("/readyz").status == 503
+
+
 def test_every_series_is_there_before_anything_happened(lived: Lived) -> None:
     assert lived.before == set(samples(lived.daemon))
 
@@ -197,7 +234,7 @@ def test_no_metric_carries_a_name_of_anybody(lived: Lived) -> None:
         "insert", "patch", "deprecate", "setLabels", "delete", "success", "failure", "waiting", "dead", "simulated",
         "INVALID_FIELD_VALUE", "REQUEST_ID_REUSED", "missing", "unknown", "forbidden", "cancelled",
         *Obstacle, *Metric, "other", *Verb, *Outcome, *Fault, *CREDENTIALS, *FILES, CONFIGURATION,
-        "exported", "dropped", *SOURCES,
+        "exported", "dropped", *SOURCES, *Phase, *STATUSES, *REJECTIONS,
     }  # fmt: skip
 
 

@@ -107,11 +107,11 @@ async def test_a_backlog_is_full_from_its_limit_until_half_of_it_is_done(engine:
             assert told() == expected
 
 
-async def test_a_daemon_that_begins_with_a_full_backlog_says_so_once_it_is_looked_at(engine: Engine) -> None:
+async def test_a_daemon_that_begins_with_a_full_backlog_says_so_once_somebody_listens(engine: Engine) -> None:
     backlog = Backlog(engine.bus, limit=2, count=5)
+    backlog.configure(2)
     assert engine.happened == []
-    backlog.look()
-    backlog.look()
+    backlog.tell()
     assert engine.happened == [BacklogTurned("2 operations are not done yet, as many as may be")]
 
 

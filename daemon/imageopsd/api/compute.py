@@ -9,7 +9,8 @@ from msgspec.structs import replace
 
 from imageopsd.api import batch, openapi
 from imageopsd.api.access import Access, caller
-from imageopsd.api.calls import Call, Dispatcher
+from imageopsd.api.calls import Call, Dispatcher, Heard
+from imageopsd.api.envelope import answer_to_error
 from imageopsd.api.images import ImageCalls
 from imageopsd.api.machine_images import MachineImageCalls
 from imageopsd.api.neighbours import Neighbours
@@ -26,16 +27,24 @@ BODY_LIMIT = 30.0
 
 
 class ComputeApi:
-    """`access` is whose middleware stands before it, or nobody is asked for a token. `wait_limit` in seconds."""
+    """`access` is whose middleware stands before it, or nobody is asked for a token; `heard` counts. `wait_limit` in
+    seconds."""
 
-    def __init__(self, ops: ImageOps, access: Access | None = None, *, wait_limit: float = WAIT_LIMIT) -> None:
+    def __init__(
+        self,
+        ops: ImageOps,
+        access: Access | None = None,
+        heard: Heard = lambda *call: None,
+        *,
+        wait_limit: float = WAIT_LIMIT,
+    ) -> None:
         routes = [
             *ImageCalls(ops).routes(),
             *MachineImageCalls(ops).routes(),
             *OperationCalls(ops, wait_limit).routes(),
             *Neighbours(ops).routes(),
         ]
-        self._dispatcher = Dispatcher(routes, access or Access(None))
+        self._dispatcher = Dispatcher(routes, access or Access(None), heard)
         self._describe = partial(openapi.document, routes)
 
     def routes(self) -> list[web.RouteDef]:
@@ -46,11 +55,16 @@ class ComputeApi:
         ]
 
     async def _call(self, request: web.Request) -> web.Response:
+        try:
+            body = await _body(request)
+        except Exception as error:
+            refusal = answer_to_error(error, request.method, request.path)
+            return self._dispatcher.told(request.method, request.path, refusal).response()
         call = Call(
             method=request.method,
             path=request.rel_url.raw_path,
             query=request.query,
-            body=await _body(request),
+            body=body,
             caller=caller(request),
             traceparent=_traceparent(request),
         )

@@ -13,9 +13,9 @@ class Backlog:
 
     def __init__(self, bus: EventBus, limit: int, count: int = 0) -> None:
         self._bus = bus
-        self._full = False
         self._limit = limit
         self._count = count
+        self._full = count >= limit
         self._eased = anyio.Event()
         bus.subscribe(self._hear)
 
@@ -32,16 +32,23 @@ class Backlog:
     def configure(self, limit: int) -> None:
         """Another limit; who waits for room is let on if there is enough of it now."""
         self._limit = limit
-        self.look()
+        self._look()
 
-    def look(self) -> None:
-        """Tells whoever has begun to listen whether it is full, and lets on those who wait if there is room."""
+    def tell(self) -> None:
+        """That it is full, if so, for those who have begun to listen only now."""
+        if self._full:
+            self._publish()
+
+    def _publish(self) -> None:
+        reason = f"{self._limit} operations are not done yet, as many as may be" if self._full else None
+        self._bus.publish(BacklogTurned(reason))
+
+    def _look(self) -> None:
         roomy = self._count <= self._limit // 2
         full = self._count >= self._limit or (self._full and not roomy)
         if full != self._full:
             self._full = full
-            reason = f"{self._limit} operations are not done yet, as many as may be" if full else None
-            self._bus.publish(BacklogTurned(reason))
+            self._publish()
         if roomy:
             self._eased.set()
             self._eased = anyio.Event()
@@ -52,7 +59,7 @@ class Backlog:
         match happening.event:
             case Accepted():
                 self._count += 1
-                self.look()
+                self._look()
             case Succeeded() | Cancelled():
                 self._done()
             case Failed() if happening.operation.start_time:  # what was refused at once had never been accepted
@@ -60,4 +67,4 @@ class Backlog:
 
     def _done(self) -> None:
         self._count -= 1
-        self.look()
+        self._look()

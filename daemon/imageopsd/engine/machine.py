@@ -121,7 +121,7 @@ class Machine:
         last of all. `beside` runs until then."""
         pause = await self._queue.paused()
         self._gate.pause(pause)
-        self._backlog.look()
+        self._backlog.tell()
         # Each group is cancelled or left before the one around it: a scope's end reaches all that is inside it.
         async with anyio.create_task_group() as leases:
             for task in (*self._to_the_last, *beside):

@@ -52,6 +52,7 @@ from imageopsd.model.events import (
 )
 from imageopsd.model.keys import no_keys
 from imageopsd.model.lifecycle import apply
+from imageopsd.model.phases import Phase
 from imageopsd.model.retry import RetryPolicy
 from imageopsd.model.time import Time
 from imageopsd.ports import Backend, CatalogueChange, Claim, Store
@@ -424,4 +425,5 @@ def _about(claim: Claim) -> dict[str, object]:
         "project": claim.project,
         "target": operation.target_link.rpartition("/")[2],
         "attempt": claim.attempt,
+        "phase": Phase.WORK,
     }

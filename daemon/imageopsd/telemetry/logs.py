@@ -31,6 +31,7 @@ from imageopsd.model.events import (
     Succeeded,
 )
 from imageopsd.model.faults import Fault, fault_of
+from imageopsd.model.phases import phase_after
 from imageopsd.model.trace import trace_id
 from imageopsd.telemetry.redaction import redact
 
@@ -153,6 +154,8 @@ def _changed(change: Change, traced: bool) -> None:
     )
     if traced or change.traceparent:
         line = line.bind(trace_id=trace_id(operation, change.traceparent))
+    if phase := phase_after(change.event):
+        line = line.bind(phase=phase)
     match change.event:
         case Accepted():
             line.info("operation accepted", user=operation.user)

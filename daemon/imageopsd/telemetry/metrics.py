@@ -42,13 +42,23 @@ from imageopsd.model.events import (
 )
 from imageopsd.model.faults import Fault, fault_of
 from imageopsd.model.operation import ErrorEntry, Operation
+from imageopsd.model.phases import Phase
 from imageopsd.model.quota import Metric
 from imageopsd.model.time import Time
+from imageopsd.model.trace import is_sampled, trace_id
+from imageopsd.telemetry.phases import Phases
 from imageopsd.telemetry.vitals import Vitals
 
 TYPES = ("insert", "patch", "deprecate", "setLabels", "delete")
 OUTCOMES = ("success", "failure", "cancelled")
 REASONS = ("INVALID_FIELD_VALUE", "REQUEST_ID_REUSED")
+REJECTIONS = (
+    "INVALID_FIELD_VALUE", "PERMISSION_DENIED", "RESOURCE_NOT_FOUND", "RESOURCE_NOT_READY", "RESOURCE_ALREADY_EXISTS",
+    "REQUEST_ID_REUSED", "OPERATION_NOT_FAILED", "CONDITION_NOT_MET", "POLICY_CHANGED", "OVERLOADED", "UNAVAILABLE",
+    "STORE_UNAVAILABLE", "INTERNAL_ERROR", "OTHER",
+)  # fmt: skip
+"""Why a request that was to change something did not: codes of errors, and what HTTP refuses by itself."""
+STATUSES = ("200", "400", "401", "403", "404", "405", "408", "409", "412", "413", "500", "503", "other")
 REFUSALS = ("missing", "unknown", "forbidden")
 SOURCES = ("queue", "quota", "worker", "disk")
 """Whom a scrape asks."""
@@ -74,9 +84,11 @@ class OwnProcess(ProcessCollector):
 
 
 class Metrics:
-    """Subscribe `hear` to the bus and expose `registry`."""
+    """Subscribe `hear` to the bus and expose `registry`. With `traced` the buckets of what an operation took name the
+    trace of one that fell into them, in the format that can say so (OpenMetrics, which Prometheus asks for)."""
 
-    def __init__(self, version: str, backend: str, slots: int) -> None:
+    def __init__(self, version: str, backend: str, slots: int, *, traced: bool = False) -> None:
+        self._traced = traced
         disable_created_metrics()  # type: ignore[no-untyped-call]  # `_created` doubles a counter's series (prometheus/client_python#672)
         self.registry = CollectorRegistry()
         OwnProcess(registry=self.registry)
@@ -105,10 +117,17 @@ class Metrics:
         self._call_duration = self._histogram("backend_request_duration", "From a call of the backend to its end.",
                                               HOURS, verb=tuple(Verb))  # fmt: skip
         self._troubles = self._counter("store_unavailable", "Writes put off: the disk was full or the database locked.")
+        self._answers = self._counter("requests", "Calls of the Compute paths, those in a batch each, by HTTP status.",
+                                      code=STATUSES)  # fmt: skip
+        self._rejected = self._counter("jobs_rejected", "Requests over REST that were to change something and were "
+                                       "refused.", reason=REJECTIONS)  # fmt: skip
         self._refused = self._counter("auth_failures", "Requests without a token, with no good one, or above it.",
                                       reason=REFUSALS)  # fmt: skip
         self._duration = self._histogram("operation_duration", "From the first claim to the end.", HOURS, type=TYPES,
                                          outcome=OUTCOMES)  # fmt: skip
+        self._phase = self._histogram("operation_phase_duration", "What an operation spent in each phase of its life, "
+                                      "told at its end.", HOURS, type=TYPES, phase=tuple(Phase))  # fmt: skip
+        self._phases = Phases(lambda kind, phase, seconds: self._phase.labels(kind, phase).observe(seconds))
         self._wait = self._histogram("queue_wait", "From the record of an operation to its first claim.", WAITS)
         self.commit = self._histogram("journal_write", "One commit of the record store, fsync included.", COMMITS)
         self.lag = self._histogram("event_loop_lag", "How late the event loop was for what was ready, when looked at.",
@@ -148,6 +167,7 @@ class Metrics:
         match happening:
             case Change():
                 self._changed(happening)
+                self._phases.changed(happening)
             case JobBuried(kind=kind):
                 self._buried.labels(kind).inc()
             case BytesReceived(size=size):
@@ -176,7 +196,7 @@ class Metrics:
                 self._running_now.add(operation.id)
                 self._running.labels(kind).inc()
                 if started == change.at:
-                    self._wait.observe((started - operation.insert_time).total_seconds())
+                    self._wait.observe((started - operation.insert_time).total_seconds(), self._exemplar(change))
             case Deferred(failure=failure):
                 self._left(operation)
                 self._retries.labels(fault_of(failure, HTTPStatus.SERVICE_UNAVAILABLE)).inc()
@@ -201,7 +221,13 @@ class Metrics:
         for error in change.operation.error.errors if change.operation.error else ():
             self._count_refusal(error)
         if started is not None:  # a refused job was never claimed
-            self._duration.labels(kind, outcome).observe((change.at - started).total_seconds())
+            seconds = (change.at - started).total_seconds()
+            self._duration.labels(kind, outcome).observe(seconds, self._exemplar(change))
+
+    def _exemplar(self, change: Change) -> dict[str, str] | None:
+        if not self._traced or (change.traceparent and not is_sampled(change.traceparent)):
+            return None
+        return {"trace_id": trace_id(change.operation, change.traceparent)}
 
     def _left(self, operation: Operation) -> None:
         if operation.id in self._running_now:
@@ -229,6 +255,13 @@ class Metrics:
         """`shares` of their limits, 1 for full."""
         for metric, share in shares.items():
             self._quota_used.labels(metric).set(share)
+
+    def answered(self, changes: bool, status: int, reason: str | None) -> None:
+        """A call that `changes` something, or was to, with the code of what refused it."""
+        code = str(int(status))
+        self._answers.labels(code if code in STATUSES else "other").inc()
+        if changes and reason is not None:
+            self._rejected.labels(reason if reason in REJECTIONS else "OTHER").inc()
 
     def refused(self, reason: str) -> None:
         """`reason` is one of REFUSALS."""
