@@ -208,6 +208,41 @@ def test_a_daemon_with_too_much_to_do_says_so_wherever_it_is_asked(tmp_path: Pat
         assert daemon.get("/readyz").status == 200
 
 
+def test_what_the_rest_door_answers_and_refuses_is_counted(tmp_path: Path) -> None:
+    batch = "\r\n".join(
+        line
+        for path in ("images/gone", "images")
+        for line in (
+            "--b", "Content-Type: application/http", "", f"DELETE /compute/v1/projects/p/global/{path} HTTP/1.1", "", ""
+        )
+    )  # fmt: skip
+    with DaemonProcess(tmp_path / "data", *SETTINGS) as daemon:
+        daemon.insert({"name": "good-one", "rawDisk": SOURCE})
+        refused = [
+            daemon.call("POST", "images", {"name": "Bad", "rawDisk": SOURCE}),
+            daemon.call("POST", "images", {"name": "good-one", "rawDisk": SOURCE}),
+            daemon.call("POST", "images", b"x" * (1024 * 1024 + 1)),
+            daemon.call("GET", "images/gone"),
+            daemon.call("POST", "operations/gone/wait"),
+        ]
+        assert [answer.status for answer in refused] == [400, 409, 413, 404, 404]
+        headers = {"Content-Type": "multipart/mixed; boundary=b"}
+        assert daemon.call("POST", "/batch/compute/v1", f"{batch}--b--\r\n".encode(), headers).status == 200
+        now = {name: value for name, value in samples(daemon).items() if value}
+    counted = {name: value for name, value in now.items() if name.startswith("imageopsd_requests_total")}
+    assert counted == {
+        f'imageopsd_requests_total{{code="{code}"}}': count
+        for code, count in ((200, 1), (400, 1), (404, 3), (405, 1), (409, 1), (413, 1))
+    }
+    counted = {name: value for name, value in now.items() if name.startswith("imageopsd_jobs_rejected_total")}
+    assert counted == {
+        'imageopsd_jobs_rejected_total{reason="INVALID_FIELD_VALUE"}': 1,
+        'imageopsd_jobs_rejected_total{reason="RESOURCE_ALREADY_EXISTS"}': 1,
+        'imageopsd_jobs_rejected_total{reason="RESOURCE_NOT_FOUND"}': 1,
+        'imageopsd_jobs_rejected_total{reason="OTHER"}': 2,
+    }
+
+
 def test_a_kept_backlog_is_full_again_after_a_restart(tmp_path: Path) -> None:
     with DaemonProcess(tmp_path / "data", *SETTINGS, "records.max_unfinished=1") as daemon:
         daemon.insert({"name": "slow-1", "rawDisk": SOURCE})

@@ -68,6 +68,14 @@ def test_what_an_alert_looks_at_is_there(alert: dict[str, Any], prometheus: Prom
     assert dropped - {"pod"} <= known  # the operator adds it
 
 
+def test_prometheus_learns_which_trace_a_slow_operation_has(prometheus: Prometheus, lived: DaemonProcess) -> None:
+    traces = {line["trace_id"] for line in lived.log if line["event"] in ("operation succeeded", "operation failed")}
+    for name in ("operation_duration", "queue_wait"):
+        found = prometheus.exemplars(f"imageopsd_{name}_seconds_bucket")
+        assert found
+        assert {exemplar["labels"]["trace_id"] for exemplar in found} <= traces
+
+
 def test_the_copy_for_the_operator_is_one() -> None:
     copy = ROOT / "deploy" / "kubernetes" / "components" / "monitoring" / "prometheus-rule.yaml"
     assert yaml.safe_load(copy.read_text())["spec"] == yaml.safe_load(RULES.read_text())
