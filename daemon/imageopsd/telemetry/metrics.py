@@ -117,7 +117,7 @@ class Metrics:
         self._call_duration = self._histogram("backend_request_duration", "From a call of the backend to its end.",
                                               HOURS, verb=tuple(Verb))  # fmt: skip
         self._troubles = self._counter("store_unavailable", "Writes put off: the disk was full or the database locked.")
-        self._answers = self._counter("requests", "Calls of the Compute paths by who was let in, in a batch or not, by HTTP status.",
+        self._answers = self._counter("requests", "Calls of the Compute paths that were let in, by HTTP status.",
                                       code=STATUSES)  # fmt: skip
         self._rejected = self._counter("jobs_rejected", "Requests over REST that were to change something and were "
                                        "refused.", reason=REJECTIONS)  # fmt: skip
