@@ -7,7 +7,7 @@ Promises only. What an implementation must know stands here; how it does it is i
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import datetime
 from types import TracebackType
-from typing import Any, BinaryIO, Generic, Protocol, Self, TypeVar, runtime_checkable
+from typing import Any, BinaryIO, Generic, NoReturn, Protocol, Self, TypeVar, runtime_checkable
 
 import msgspec
 
@@ -92,6 +92,9 @@ class JobQueue(Protocol):
     async def depth(self) -> QueueDepth:
         """Kept, not counted: costs the same whatever waits."""
 
+    async def until_broken(self) -> NoReturn:
+        """As `Store.until_broken`."""
+
     async def dead_letters(self, limit: int) -> list[DeadLetter]:
         """The newest first."""
 
@@ -132,6 +135,13 @@ class Claim(msgspec.Struct, frozen=True):
     attempt: int
     checkpoint: bytes | None = None
     cancelled: Cancelled | None = None
+
+
+class ClaimRound(msgspec.Struct, frozen=True):
+    """What one round of claiming brought, and when what is deferred still falls due next, if anything is."""
+
+    claims: list[Claim]
+    next_due: datetime | None
 
 
 class Acceptance(msgspec.Struct, frozen=True):
@@ -240,7 +250,7 @@ class Store(Protocol):
         *,
         project_limit: int | None = None,
         making: bool = True,
-    ) -> list[Claim]:
+    ) -> ClaimRound:
         """Claims up to `limit` due operations for `owner` until `until` and records each as `begin` makes it. No
         operation is in two claims. The projects that have something due share the claims: each goes to the one with the
         fewest, none to one that has `project_limit`; inside a project the smallest `Request.rank` goes first.
@@ -258,8 +268,8 @@ class Store(Protocol):
         undone: Callable[[AnyRequest, Resource | None], CatalogueChange],
     ) -> Cancellation:
         """Ends an operation that nobody works on: records it as `end` makes it, and changes the catalogue as `undone`
-        says. For one that is claimed, or whose effect may have begun and cannot be undone, it keeps the first `asked`
-        for the next claim. A DONE one stays as it is. Raises NotFound."""
+        says. For one that is claimed, or whose effect may be half made and cannot be undone, it keeps the first `asked`
+        for the next claim, which it makes due at once. A DONE one stays as it is. Raises NotFound."""
 
     async def overdue(self, now: datetime, limit: int) -> list[tuple[str, str]]:
         """Project and name of operations whose deadline has passed and whose end nobody has asked for."""
@@ -273,14 +283,19 @@ class Store(Protocol):
     async def forget(self, *, failed: bool, before: datetime, limit: int) -> int:
         """Deletes the records of up to `limit` operations that ended before that and did or did not fail. How many."""
 
+    async def forget_requests(self, *, before: datetime, limit: int) -> int:
+        """Forgets what `delete_operation` kept, for repeats, of up to `limit` operations that were accepted before
+        that. How many."""
+
     async def tidy(self) -> None:
         """Gives space that deleted records left back to the file system, a little at a time. For idle moments."""
 
     async def probe(self) -> None:
         """Writes as little as can be. Raises StoreUnavailable while nothing can be written."""
 
-    async def next_due(self) -> datetime | None:
-        """When the next deferred operation may be claimed, if any waits."""
+    async def until_broken(self) -> NoReturn:
+        """Waits, for ever as a rule. Raises StoreError once what was written last is in doubt, after which nothing more
+        is: an fsync has failed, say, and what then reads well may not be on the disk."""
 
     async def save(self, claim: Claim, operation: Operation) -> None:
         """Records how the claimed operation looks now."""
@@ -296,7 +311,8 @@ class Store(Protocol):
         """Keeps what the next holder of this operation needs to go on instead of starting again."""
 
     async def defer(self, claim: Claim, operation: Operation, until: datetime) -> None:
-        """Ends the claim; the operation may be claimed again from `until` on."""
+        """Ends the claim after the backend failed and left nothing; the operation may be claimed again from `until` on,
+        or at once if somebody wants it to end."""
 
     async def release(self, claim: Claim, operation: Operation, until: datetime | None = None) -> None:
         """Ends the claim as if it had not been made: due at once or from `until` on, the attempt given back."""
@@ -335,7 +351,9 @@ class Store(Protocol):
         """A page of a project's images by name, or the newest first; from behind name or id `after`."""
 
     async def delete_operation(self, project: str, reference: str) -> None:
-        """Forgets the record of an operation that is DONE. Raises NotFound, or NotFinished for another."""
+        """Takes an operation that is DONE out of all that shows operations. Its request id leads to it as long as it
+        would have: a repeat still runs nothing and is answered with the record as it was. Raises NotFound, or
+        NotFinished for another."""
 
     async def policy(self, collection: str, project: str, reference: str) -> Policy:
         """The IAM policy of an image or machine image; an empty one if none was set. Raises NotFound."""

@@ -195,7 +195,8 @@ def test_a_patch_changes_family_description_and_deprecation_and_nothing_else(com
     assert (ended.status, ended.operation_type, ended.http_error_status_code) == (DONE, "patch", 0)
     assert str(ended.target_id) == str(before.id)
     assert (after.family, after.description) == ("new", "new")
-    assert (after.deprecated.state, after.deprecated.replacement) == ("DEPRECATED", "global/images/r")
+    replacement = "https://www.googleapis.com/compute/v1/projects/p/global/images/r"
+    assert (after.deprecated.state, after.deprecated.replacement) == ("DEPRECATED", replacement)
     rest = Image(after)
     rest.family, rest.description, rest.deprecated = "old", "old", None
     assert before == rest

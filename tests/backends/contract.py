@@ -207,6 +207,7 @@ class MachineImageContract(ABC):
         facts = await backend.insert_machine_image(task, Notes())
         assert facts.stored_bytes == facts.total_storage_bytes
         assert_valid("SourceInstanceProperties", facts.properties)
+        assert_valid("InstanceProperties", facts.instance_properties)
         assert len(self.effects(backend)) == 1
         assert self.leftovers(backend) == []
 

@@ -26,7 +26,13 @@ from tests.backends.test_local import empty
 from tests.contract.validate import SCHEMAS, assert_valid
 
 from imageopsd.backends.local import LocalBackend
-from imageopsd.backends.local.instances import Instance
+from imageopsd.backends.local.instances import AttachedDisk, Instance
+from imageopsd.backends.local.saved import (
+    ONLY_ATTACHED,
+    ONLY_INSTANCE_PROPERTIES,
+    ONLY_SAVED,
+    ONLY_SOURCE_PROPERTIES,
+)
 from imageopsd.backends.simulated import Script, SimulatedBackend, Step
 from imageopsd.model.durations import Seconds
 from imageopsd.model.errors import PermanentFailure, TemporaryFailure
@@ -63,6 +69,18 @@ INSTANCE: dict[str, Any] = {
         }
     ],
     "scheduling": {"automaticRestart": True, "preemptible": False, "maxRunDuration": {"seconds": 3600}},
+    "shieldedInstanceConfig": {"enableSecureBoot": True, "enableVtpm": False},
+    "advancedMachineFeatures": {"threadsPerCore": 1, "performanceMonitoringUnit": "STANDARD"},
+    "reservationAffinity": {"consumeReservationType": "SPECIFIC_RESERVATION", "key": "k", "values": ["r"]},
+    "resourcePolicies": [f"{LINK}/projects/{PROJECT}/regions/r/resourcePolicies/daily"],
+    "confidentialInstanceConfig": {
+        "confidentialInstanceType": "SEV_SNP",
+        "confidentialParavisorConfig": {"confidentialTpmType": "EPHEMERAL"},
+    },
+    "networkPerformanceConfig": {"totalEgressBandwidthTier": "TIER_1"},
+    "privateIpv6GoogleAccess": "INHERIT_FROM_SUBNETWORK",
+    "workloadIdentityConfig": {"identity": "i", "identityCertificateEnabled": True},
+    "deletionProtection": True,
     "serviceAccounts": [{"email": "a@b", "scopes": ["https://www.googleapis.com/auth/cloud-platform"]}],
     "disks": [
         {
@@ -74,6 +92,10 @@ INSTANCE: dict[str, Any] = {
             "architecture": "X86_64",
             "diskSizeGb": "10",
             "guestOsFeatures": [{"type": "UEFI_COMPATIBLE"}],
+            "licenses": ["projects/debian-cloud/global/licenses/debian-12", "global/licenses/ours"],
+            "diskType": "pd-ssd",
+            "savedState": "PRESERVED",
+            "shieldedInstanceInitialState": {"dbs": [{"content": "Y2VydA==", "fileType": "X509"}]},
             "initializeParams": {"sourceImage": "global/images/x"},
         },
         {
@@ -262,11 +284,19 @@ async def test_the_properties_are_the_instances_in_the_shape_of_the_contract(bac
     kept = ("canIpForward", "description", "labels", "metadata", "serviceAccounts", "tags")
     network = {name: value for name, value in INSTANCE["networkInterfaces"][0].items() if not name.startswith("inv")}
     stored = [str(disk["storageBytes"]) for disk in facts.saved_disks]
-    assert shown["sourceInstanceProperties"] == {
+    licenses = [
+        f"{LINK}/projects/debian-cloud/global/licenses/debian-12",
+        f"{LINK}/projects/{PROJECT}/global/licenses/ours",
+    ]
+    common = {
         **{name: INSTANCE[name] for name in kept},
         "machineType": "e2-medium",
         "networkInterfaces": [network],
         "scheduling": {"automaticRestart": True, "preemptible": False, "maxRunDuration": {"seconds": "3600"}},
+    }
+    assert shown["sourceInstanceProperties"] == {
+        **common,
+        "deletionProtection": True,
         "disks": [
             {
                 "kind": "compute#savedAttachedDisk",
@@ -279,6 +309,8 @@ async def test_the_properties_are_the_instances_in_the_shape_of_the_contract(bac
                 "type": "PERSISTENT",
                 "diskSizeGb": "1",
                 "guestOsFeatures": [{"type": "UEFI_COMPATIBLE"}],
+                "licenses": licenses,
+                "diskType": "pd-ssd",
                 "storageBytes": stored[0],
                 "storageBytesStatus": "UP_TO_DATE",
             },
@@ -295,6 +327,26 @@ async def test_the_properties_are_the_instances_in_the_shape_of_the_contract(bac
                 "diskEncryptionKey": {"sha256": "aGFzaA=="},
                 "storageBytes": stored[1],
                 "storageBytesStatus": "UP_TO_DATE",
+            },
+        ],
+    }
+    boot, other = shown["sourceInstanceProperties"]["disks"]
+    assert shown["instanceProperties"] == {
+        **common,
+        **{name: INSTANCE[name] for name in ONLY_INSTANCE_PROPERTIES & INSTANCE.keys()},
+        "disks": [
+            {
+                **{
+                    name: value for name, value in boot.items() if name != "diskType" and not name.startswith("storage")
+                },
+                "kind": "compute#attachedDisk",
+                "architecture": "X86_64",
+                "savedState": "PRESERVED",
+                "shieldedInstanceInitialState": {"dbs": [{"content": "Y2VydA==", "fileType": "X509"}]},
+            },
+            {
+                **{name: value for name, value in other.items() if not name.startswith("storage")},
+                "kind": "compute#attachedDisk",
             },
         ],
     }
@@ -322,7 +374,7 @@ async def test_a_disks_raw_key_is_nowhere(backend: LocalBackend, data: Path) -> 
 
 
 FIELDS_OF_DISKS = {"index", "kind", "storageBytes", "storageBytesStatus"}
-"""What a SavedAttachedDisk has from elsewhere than the instance."""
+"""What an AttachedDisk or a SavedAttachedDisk has from elsewhere than the instance."""
 
 
 def test_every_field_that_the_contract_has_is_read() -> None:
@@ -330,6 +382,8 @@ def test_every_field_that_the_contract_has_is_read() -> None:
 
     def compare(path: str, fields: dict[str, Any], known: dict[str, Any], defs: dict[str, Any]) -> None:
         for name, field in fields.items():
+            if field.get("input_only"):
+                continue
             if path.endswith("disks") and name in FIELDS_OF_DISKS:
                 continue
             if path.endswith("diskEncryptionKey") and name in ("rawKey", "rsaEncryptedKey"):
@@ -338,7 +392,7 @@ def test_every_field_that_the_contract_has_is_read() -> None:
                 missing.append(f"{path}.{name}")
                 continue
             inner = field.get("items", field)
-            below = SCHEMAS[inner["ref"]] if "ref" in inner else inner.get("props")
+            below = SCHEMAS["v1"][inner["ref"]] if "ref" in inner else inner.get("props")
             if below:
                 compare(f"{path}.{name}", below, properties(known[name], defs), defs)
 
@@ -348,9 +402,19 @@ def test_every_field_that_the_contract_has_is_read() -> None:
         return defs[part["$ref"].rpartition("/")[2]]["properties"] if "$ref" in part else part["properties"]
 
     schema = msgspec.json.schema(Instance, schema_hook=lambda _: {"type": "string"})
-    compare("", SCHEMAS["SourceInstanceProperties"], properties(schema, schema["$defs"]), schema["$defs"])
+    for kind in ("SourceInstanceProperties", "InstanceProperties"):
+        compare("", SCHEMAS["v1"][kind], properties(schema, schema["$defs"]), schema["$defs"])
     assert missing == []
     assert issubclass(Instance, Record)
+
+
+def test_each_form_of_an_instance_has_what_the_contract_gives_it() -> None:
+    source, plain = (SCHEMAS["v1"][kind].keys() for kind in ("SourceInstanceProperties", "InstanceProperties"))
+    saved, attached = (SCHEMAS["v1"][kind].keys() for kind in ("SavedAttachedDisk", "AttachedDisk"))
+    known = {field.encode_name for field in msgspec.structs.fields(Instance)}
+    assert (known - source - {"name"}, known - plain - {"name"}) == (ONLY_INSTANCE_PROPERTIES, ONLY_SOURCE_PROPERTIES)
+    known = {field.encode_name for field in msgspec.structs.fields(AttachedDisk)}
+    assert (known - saved, known - attached) == (ONLY_ATTACHED, ONLY_SAVED)
 
 
 async def test_the_manifest_tells_what_the_machine_image_is(backend: LocalBackend, data: Path) -> None:
@@ -398,6 +462,7 @@ async def test_a_scratch_disk_is_described_and_not_copied(backend: LocalBackend,
     facts = await backend.insert_machine_image(machine_image_task(), notes)
     assert [disk["type"] for disk in facts.properties["disks"]] == ["PERSISTENT", "SCRATCH"]
     assert_valid("SourceInstanceProperties", facts.properties)
+    assert_valid("InstanceProperties", facts.instance_properties)
     assert [disk["sourceDisk"] for disk in facts.saved_disks] == [f"{LINK}/{ZONE}/disks/boot"]
     assert [path.name for path in bundle(data).glob("*.raw")] == ["disk-0.raw"]
     (warning,) = notes.warnings

@@ -12,6 +12,7 @@ from imageopsd.engine.bus import EventBus
 from imageopsd.engine.gate import Gate
 from imageopsd.engine.imageops import ImageOps
 from imageopsd.engine.worker import Worker
+from imageopsd.model.access import LOCAL
 from imageopsd.model.durations import Seconds
 from imageopsd.model.events import Change, Happening
 from imageopsd.model.image import Image, RawDisk
@@ -49,7 +50,7 @@ class Engine:
 
     async def submit(self, name: str) -> Operation:
         image = Image(name=name, raw_disk=RawDisk(source="https://host/i.tar.gz"))
-        return await self._ops.submit(InsertImage(project=PROJECT, image=image), user="bench")
+        return await self._ops.submit(InsertImage(project=PROJECT, image=image), by=LOCAL)
 
     @asynccontextmanager
     async def all_ended(self, operations: int) -> AsyncIterator[None]:

@@ -81,13 +81,32 @@ async def test_slots_follow_the_gate_and_what_runs_ends_first(engine: Engine) ->
 
 async def test_a_higher_limit_of_the_unfinished_lets_those_on_who_wait(engine: Engine) -> None:
     backlog = Backlog(engine.bus, limit=2, count=2)
-    with pytest.raises(Overloaded):
-        backlog.check()
+    with pytest.raises(Overloaded), backlog.entering():
+        pass
     async with anyio.create_task_group() as group:
         group.start_soon(backlog.eased)
         await anyio.wait_all_tasks_blocked()
         backlog.configure(4)
-    backlog.check()
+    with backlog.entering():
+        pass
+
+
+async def test_however_many_come_at_once_no_more_are_taken_than_may_be_unfinished(engine: Engine) -> None:
+    backlog = Backlog(engine.bus, limit=4)
+    engine.ops = ImageOps(engine.store, engine.bus, engine.ids, engine.clock, room=backlog.entering)
+    refused: list[str] = []
+
+    async def insert(name: str) -> None:
+        try:
+            await engine.insert(name)
+        except Overloaded:
+            refused.append(name)
+
+    async with anyio.create_task_group() as group:
+        for number in range(20):
+            group.start_soon(insert, f"i-{number}")
+    assert len(refused) == 16
+    assert (await engine.store.totals()).pending == 4
 
 
 async def test_a_backlog_is_full_from_its_limit_until_half_of_it_is_done(engine: Engine) -> None:
@@ -105,6 +124,15 @@ async def test_a_backlog_is_full_from_its_limit_until_half_of_it_is_done(engine:
             (await engine.backend.next_call()).succeed()
             await engine.done(operation)
             assert told() == expected
+
+
+async def test_a_backlog_that_refuses_says_that_it_is_full_though_others_are_only_entering(engine: Engine) -> None:
+    backlog = Backlog(engine.bus, limit=4, count=3)
+    with backlog.entering():
+        assert engine.happened == []
+        with pytest.raises(Overloaded), backlog.entering():
+            pass
+    assert engine.happened == [BacklogTurned("4 operations are not done yet, as many as may be")]
 
 
 async def test_a_daemon_that_begins_with_a_full_backlog_says_so_once_somebody_listens(engine: Engine) -> None:
@@ -215,7 +243,7 @@ async def test_a_store_that_cannot_be_written_stops_the_starting_until_it_can(
 
 async def test_more_than_may_be_unfinished_is_refused_and_taken_again_when_half_is_done(engine: Engine) -> None:
     backlog = Backlog(engine.bus, limit=4)
-    ops = ImageOps(engine.store, engine.bus, engine.ids, engine.clock, backlog=backlog)
+    ops = ImageOps(engine.store, engine.bus, engine.ids, engine.clock, room=backlog.entering)
     engine.ops = ops
     operations = [await engine.insert(f"i-{number}") for number in range(4)]
     with pytest.raises(Overloaded, match="4 operations are not done yet"):
@@ -244,13 +272,13 @@ async def test_nothing_is_started_on_a_claim_that_somebody_else_may_hold_by_now(
 
     async def slow(*arguments, **options):
         nonlocal ticks
-        claims = await real(*arguments, **options)
-        if claims and not ticks:
+        taken = await real(*arguments, **options)
+        if taken.claims and not ticks:
             ticks += 100  # longer than the lease of 30 s, and meanwhile another takes it over
             later = engine.clock.now + timedelta(seconds=100)
             assert await engine.store.recover(later) == 1
-            assert len(await real("other", 1, later, later, lambda before: before)) == 1
-        return claims
+            assert len((await real("other", 1, later, later, lambda before: before)).claims) == 1
+        return taken
 
     engine.store.claim = slow
     worker = engine.worker()
@@ -274,11 +302,26 @@ async def test_old_records_are_forgotten_by_outcome(engine: Engine) -> None:
                 engine.clock.advance(10)
                 (await engine.backend.next_call()).fail(failure)
             await engine.done(operation)
-    retention = Retention(engine.store, engine.bus, engine.clock, succeeded=60, failed=120)
+    retention = Retention(engine.store, engine.bus, engine.clock, succeeded=60, failed=120, request_ids=60)
     assert await retention.round() == 0
     engine.clock.advance(61)
     assert await retention.round() == 1
     (left,) = (await engine.ops.operations("p", 10, None, newest_first=False)).items
     assert left.error is not None
     engine.clock.advance(60)
+    assert await retention.round() == 1
+
+
+async def test_what_is_left_of_a_deleted_operation_goes_with_its_request_id(engine: Engine) -> None:
+    request_id = "11111111-2222-3333-4444-555555555555"
+    async with engine.working():
+        first = await engine.insert(request_id=request_id)
+        (await engine.backend.next_call()).succeed()
+        done = await engine.done(first)
+    await engine.ops.delete_operation("p", done.name)
+    assert await engine.insert(request_id=request_id) == done
+    retention = Retention(engine.store, engine.bus, engine.clock, succeeded=None, failed=None, request_ids=60)
+    engine.clock.advance(60)
+    assert await retention.round() == 0
+    engine.clock.advance(1)
     assert await retention.round() == 1

@@ -9,6 +9,7 @@ import pytest
 from tests.contract.validate import assert_valid
 from tests.engine.conftest import Clock, Engine, HandBackend
 
+from imageopsd.model.access import LOCAL
 from imageopsd.model.errors import NotFound, TemporaryFailure
 from imageopsd.model.image import ImageFacts
 from imageopsd.model.machine_image import MachineImage, MachineImageFacts, MachineImageTask
@@ -69,7 +70,7 @@ def limited(engine: Engine, metric: Metric, limit: int) -> None:
 
 async def insert_machine_image(engine: Engine) -> Operation:
     wanted = MachineImage(name="machine", source_instance="projects/p/zones/z/instances/i")
-    return await engine.ops.submit(InsertMachineImage(project="p", machine_image=wanted), user="test")
+    return await engine.ops.submit(InsertMachineImage(project="p", machine_image=wanted), by=LOCAL)
 
 
 def code_of(operation: Operation) -> str:

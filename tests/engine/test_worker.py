@@ -324,3 +324,23 @@ async def test_nothing_is_left_running_after_the_worker(engine: Engine) -> None:
         await engine.insert()
         await engine.backend.next_call()
     assert len(anyio.get_running_tasks()) == before
+
+
+async def test_after_a_restart_each_deferred_operation_is_taken_up_at_its_own_time(engine: Engine) -> None:
+    operations = []
+    async with engine.working():
+        for name in ("a", "b", "c"):
+            operations.append(await engine.insert(name))
+            (await engine.backend.next_call()).fail(TemporaryFailure("BUSY", "The source is busy."))
+            await engine.until(lambda _: "Deferred" in engine.events_of(operations[-1]))
+            engine.clock.advance(0.02)
+    engine.clock.advance(5 - 3 * 0.02)  # the first is due
+    async with engine.working():
+        calls = []
+        for _ in operations:  # the timer sleeps in real time and then looks at this clock
+            calls.append(await engine.backend.next_call())
+            engine.clock.advance(0.02)
+        for call in calls:
+            call.succeed()
+        for operation in operations:
+            await engine.done(operation)

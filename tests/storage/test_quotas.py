@@ -461,7 +461,7 @@ class Ledger(RuleBasedStateMachine):
     def claim(self, limit: int) -> Any:
         owner = f"boot-{self._number}"
         begun = self._store.claim(owner, limit, NOW, NOW + LEASE, lambda before: apply(before, Claimed(), NOW))
-        return multiple(*self._run(begun))
+        return multiple(*self._run(begun).claims)
 
     @rule(held=consumes(claims))
     def give_back(self, held: Claim) -> None:

@@ -157,7 +157,8 @@ class SimulatedBackend:
         if made is None:
             if self._begin(task.operation_id, "insert-machine-image", task.machine_image.id):
                 await self._take_time("insert-machine-image", task.machine_image.name, None, report)
-            made = MachineImageFacts(total_storage_bytes=0, properties={"machineType": "simulated"}, stored_bytes=0)
+            machine = {"machineType": "simulated"}
+            made = MachineImageFacts(0, machine, instance_properties=machine, stored_bytes=0)
             _remember(self._machine_images, task.operation_id, made)
             self._note(task.operation_id, "insert-machine-image")
         return made

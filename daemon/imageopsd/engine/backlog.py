@@ -1,5 +1,8 @@
 """How much is not done yet, and whether more may be taken on: a daemon that accepts without end keeps no promise."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import anyio
 
 from imageopsd.engine.bus import EventBus
@@ -16,13 +19,21 @@ class Backlog:
         self._limit = limit
         self._count = count
         self._full = count >= limit
+        self._entering = 0
         self._eased = anyio.Event()
         bus.subscribe(self._hear)
 
-    def check(self) -> None:
-        """Raises Overloaded if there is no room for one more."""
-        if self._count >= self._limit:
+    @contextmanager
+    def entering(self) -> Iterator[None]:
+        """Keeps a place for one that is being accepted in the block. Raises Overloaded if there is no room for it."""
+        if self._count + self._entering >= self._limit:
+            self._look(refused=True)
             raise Overloaded(self._limit)
+        self._entering += 1
+        try:
+            yield
+        finally:
+            self._entering -= 1
 
     async def eased(self) -> None:
         """Waits until half of it is done: who stopped because it was full does not begin again for a single place."""
@@ -43,9 +54,9 @@ class Backlog:
         reason = f"{self._limit} operations are not done yet, as many as may be" if self._full else None
         self._bus.publish(BacklogTurned(reason))
 
-    def _look(self) -> None:
+    def _look(self, *, refused: bool = False) -> None:
         roomy = self._count <= self._limit // 2
-        full = self._count >= self._limit or (self._full and not roomy)
+        full = not roomy and (self._full or refused or self._count >= self._limit)
         if full != self._full:
             self._full = full
             self._publish()

@@ -8,6 +8,7 @@ from imageopsd.engine.asking import Asking
 from imageopsd.engine.source_keys import image_keys, machine_image_keys
 from imageopsd.model.errors import (
     ConditionNotMet,
+    InvalidRequest,
     NotFound,
     NotYet,
     PermanentFailure,
@@ -17,7 +18,8 @@ from imageopsd.model.errors import (
     Unavailable,
 )
 from imageopsd.model.events import Verb
-from imageopsd.model.image import Image, ImageStatus, deprecated, labelled, patched, published
+from imageopsd.model.image import Image, ImageStatus, labelled, published
+from imageopsd.model.image_changes import deprecated, patched
 from imageopsd.model.keys import Keys
 from imageopsd.model.machine_image import MachineImage, MachineImageStatus, MachineImageTask, asked
 from imageopsd.model.machine_image import published as machine_image_published
@@ -70,16 +72,14 @@ class Effects:
         match request, target:
             case InsertImage(), Image() as image:
                 return await self._insert(claim, image, report)
-            case PatchImage(patch=patch), Image() as image:
-                return await self._change(claim, image, patched(image, patch, self._clock()), report)
-            case DeprecateImage(deprecation=deprecation), Image() as image:
-                return await self._change(claim, image, deprecated(image, deprecation, self._clock()), report)
+            case ((PatchImage() | DeprecateImage() as wanted), Image() as image):
+                return await self._change(claim, image, _changed(image, wanted, self._clock()), report)
             case LabelImage(labels=labels, label_fingerprint=seen), Image() as image:
                 _check_seen(seen, image)
                 return await self._change(claim, image, labelled(image, labels), report)
             case DeleteImage(), Image() as image:
                 await self._store.show(claim, replace(image, status=ImageStatus.DELETING))
-                task = DeleteTask(claim.operation.id, claim.project, int(image.id or 0), str(image.name))
+                task = _removal(claim, image)
                 await self._delete_image(task, report)
                 return Forget(task.id)
             case InsertMachineImage(machine_image=wanted), MachineImage() as machine_image:
@@ -88,13 +88,9 @@ class Effects:
                 _check_seen(seen, machine_image)
                 return Publish(labelled(machine_image, labels))
             case DeleteMachineImage(), MachineImage() as machine_image:
-                task = DeleteTask(
-                    claim.operation.id, claim.project, int(machine_image.id or 0), str(machine_image.name)
-                )
                 await self._store.show(claim, replace(machine_image, status=MachineImageStatus.DELETING))
-                await self._ask(
-                    Verb.DELETE_MACHINE_IMAGE, self._backend.delete_machine_image(task, report), task.operation_id
-                )
+                task = _removal(claim, machine_image)
+                await self._delete_machine_image(task, report)
                 return Forget(task.id)
         # an operation before this one in the lane has removed it
         raise _refused(NotFound(resource_path(request.collection, claim.project, request.target)))
@@ -109,15 +105,7 @@ class Effects:
             Verb.INSERT_MACHINE_IMAGE, self._backend.insert_machine_image(task, report), task.operation_id
         )
         stored_bytes = facts.stored_bytes or 0
-        await self._settle(
-            claim,
-            reserved,
-            0,
-            stored_bytes,
-            lambda made: self._ask(
-                Verb.DELETE_MACHINE_IMAGE, self._backend.delete_machine_image(made, report), made.operation_id
-            ),
-        )
+        await self._settle(claim, reserved, 0, stored_bytes, lambda made: self._delete_machine_image(made, report))
         return Publish(machine_image_published(reserved, facts), stored_bytes)
 
     async def _insert(self, claim: Claim, image: Image, report: Reporter) -> CatalogueChange:
@@ -134,13 +122,8 @@ class Effects:
         )
         facts = await self._ask(Verb.INSERT_IMAGE, self._backend.insert_image(task, report), task.operation_id)
         stored_bytes = facts.stored_bytes or 0
-        await self._settle(
-            claim,
-            image,
-            facts.disk_size_gb,
-            stored_bytes,
-            lambda made: self._delete_image(made, report),
-        )
+        size_gb = facts.disk_size_gb
+        await self._settle(claim, image, size_gb, stored_bytes, lambda made: self._delete_image(made, report))
         return Publish(published(image, facts), stored_bytes)
 
     async def _settle(
@@ -158,7 +141,7 @@ class Effects:
         try:
             await self._store.settle(claim, size_gb, stored_bytes)
         except QuotaExceeded:
-            await remove(DeleteTask(claim.operation.id, claim.project, int(reserved.id or 0), str(reserved.name)))
+            await remove(_removal(claim, reserved))
             raise
 
     async def _change(self, claim: Claim, before: Image, after: Image, report: Reporter) -> CatalogueChange:
@@ -174,8 +157,8 @@ class Effects:
         await self._ask(Verb.DELETE_IMAGE, self._backend.delete_image(task, report), task.operation_id)
 
     async def _delete_machine_image(self, task: DeleteTask, report: Reporter) -> None:
-        answer = self._backend.delete_machine_image(task, report)
-        await self._ask(Verb.DELETE_MACHINE_IMAGE, answer, task.operation_id)
+        gone = self._backend.delete_machine_image(task, report)
+        await self._ask(Verb.DELETE_MACHINE_IMAGE, gone, task.operation_id)
 
     def _opened(self, claim: Claim) -> Keys:
         """The customer's keys. Raises PermanentFailure, and TemporaryFailure while the daemon's own cannot be read."""
@@ -215,10 +198,24 @@ def undone(request: AnyRequest, target: Resource | None) -> CatalogueChange:
     return None
 
 
+def _changed(image: Image, request: PatchImage | DeprecateImage, now: Time) -> Image:
+    """What a change means may depend on what the operations before it in the lane have made of the image."""
+    try:
+        if isinstance(request, PatchImage):
+            return patched(image, request.patch, now)
+        return deprecated(image, request.deprecation, now)
+    except InvalidRequest as error:
+        raise _refused(error) from error
+
+
 def _check_seen(fingerprint: str, resource: Resource) -> None:
     """The labels may have changed since admission, by an operation before this one in the lane."""
     if fingerprint != resource.label_fingerprint:
         raise _refused(ConditionNotMet())
+
+
+def _removal(claim: Claim, resource: Resource) -> DeleteTask:
+    return DeleteTask(claim.operation.id, claim.project, int(resource.id or 0), str(resource.name))
 
 
 def _refused(error: RequestError) -> PermanentFailure:

@@ -54,7 +54,7 @@ class Machine:
             bus,
             ids,
             clock,
-            backlog=self._backlog,
+            room=self._backlog.entering,
             why_waiting=self._gate.why_waiting,
             seal=keyring.sealed,
         )
@@ -70,7 +70,7 @@ class Machine:
             open_keys=keyring.opened,
         )
         self._intake = Intake(queue, self.ops, bus, clock, self._gate, self._backlog)
-        self._retention = Retention(store, bus, clock, succeeded=None, failed=None)
+        self._retention = Retention(store, bus, clock, succeeded=None, failed=None, request_ids=None)
         self._upkeep = Upkeep(
             store,
             bus,
@@ -82,6 +82,8 @@ class Machine:
             freed=self._worker.look,
         )
         self._to_the_last: list[SideTask] = [
+            store.until_broken,
+            queue.until_broken,
             self._upkeep.run,
             lambda: self._gate.heal(store),
             Deadlines(store, self.ops, bus, clock, self._gate).run,
@@ -110,7 +112,11 @@ class Machine:
     def configure_records(self, records: Records) -> None:
         self._backlog.configure(records.max_unfinished)
         self.ops.configure(request_id_window=records.request_id_window)
-        self._retention.configure(succeeded=records.keep_succeeded or None, failed=records.keep_failed or None)
+        self._retention.configure(
+            succeeded=records.keep_succeeded or None,
+            failed=records.keep_failed or None,
+            request_ids=records.request_id_window,
+        )
 
     def interrupt(self) -> None:
         """Interrupts what runs at once; it will be taken up again."""

@@ -1,6 +1,9 @@
-"""Records of what ended long ago are forgotten: failures later than successes, for people come back to them."""
+"""Records of what ended long ago are forgotten: failures later than successes, for people come back to them. What is
+left of those that somebody deleted goes when their request ids count no more."""
 
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from functools import partial
 
 import anyio
 
@@ -21,19 +24,31 @@ BREATH = 0.05
 
 
 class Retention:
-    """`succeeded` and `failed` are for how many seconds such operations are kept; `None` is for ever."""
+    """`succeeded` and `failed` are for how many seconds such operations are kept, `request_ids` for how many a request
+    id leads to its operation; `None` is for ever."""
 
     def __init__(
-        self, store: Store, bus: EventBus, clock: Clock, *, succeeded: float | None, failed: float | None
+        self,
+        store: Store,
+        bus: EventBus,
+        clock: Clock,
+        *,
+        succeeded: float | None,
+        failed: float | None,
+        request_ids: float | None,
     ) -> None:
         self._store = store
         self._bus = bus
         self._clock = clock
-        self.configure(succeeded=succeeded, failed=failed)
+        self.configure(succeeded=succeeded, failed=failed, request_ids=request_ids)
 
-    def configure(self, *, succeeded: float | None, failed: float | None) -> None:
+    def configure(self, *, succeeded: float | None, failed: float | None, request_ids: float | None) -> None:
         """What the next round goes by."""
-        self._kept = {False: succeeded, True: failed}
+        self._kept: list[tuple[Callable[..., Awaitable[int]], float | None]] = [
+            (partial(self._store.forget, failed=False), succeeded),
+            (partial(self._store.forget, failed=True), failed),
+            (self._store.forget_requests, request_ids),
+        ]
 
     async def run(self) -> None:
         while True:
@@ -46,13 +61,13 @@ class Retention:
     async def round(self) -> int:
         """Forgets all that is old enough and gives its space back. How many records."""
         forgotten = 0
-        for failed, kept in self._kept.items():
+        for forget, kept in self._kept:
             if kept is None:
                 continue
             before = self._clock() - timedelta(seconds=kept)
             count = BATCH
             while count == BATCH:
-                count = await self._store.forget(failed=failed, before=before, limit=BATCH)
+                count = await forget(before=before, limit=BATCH)
                 forgotten += count
                 await self._store.tidy()
                 await anyio.sleep(BREATH)

@@ -63,6 +63,11 @@ class Request(Record, frozen=True):
         """The target's name, or its numeric id as the caller wrote it."""
         raise NotImplementedError
 
+    @property
+    def made(self) -> Image | MachineImage | None:
+        """What it makes, as it was asked for; `None` where it changes or removes what is there."""
+        return None
+
     def fingerprint(self) -> bytes:
         """Equal for requests that ask for the same; neither the request id itself nor who traces it is part of it. Of a
         customer's key its SHA-256 is, which the resource shows anyway."""
@@ -81,6 +86,10 @@ class InsertImage(Request, frozen=True, kw_only=True, tag_field="method", tag="i
     @property
     def target(self) -> str:
         return str(self.image.name)
+
+    @property
+    def made(self) -> Image:
+        return self.image
 
 
 class ChangeImage(Request, frozen=True, kw_only=True):
@@ -132,6 +141,10 @@ class InsertMachineImage(Request, frozen=True, kw_only=True, tag_field="method",
     @property
     def target(self) -> str:
         return str(self.machine_image.name)
+
+    @property
+    def made(self) -> MachineImage:
+        return self.machine_image
 
 
 class ChangeMachineImage(Request, frozen=True, kw_only=True):

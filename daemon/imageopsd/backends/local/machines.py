@@ -20,7 +20,16 @@ from imageopsd.backends.local.pipe import in_thread
 from imageopsd.backends.local.progress import MOVED, Meter
 from imageopsd.backends.local.reading import PlainDisk, Readable, pour
 from imageopsd.backends.local.resources import Resources, SourceDisk
-from imageopsd.backends.local.saved import disk_of, properties, saved_attached_disk, saved_disk, stored
+from imageopsd.backends.local.saved import (
+    attached_disk,
+    disk_of,
+    found,
+    instance_properties,
+    saved_attached_disk,
+    saved_disk,
+    source_properties,
+    stored,
+)
 from imageopsd.model.errors import PermanentFailure
 from imageopsd.model.keys import check_given
 from imageopsd.model.machine_image import (
@@ -101,7 +110,7 @@ class MachineImages:
                 sizes = await in_thread("sync", lambda: [copy.disk.finish(copy.source.size) for copy in copies])
                 saved = await in_thread("sync", lambda: [_saved_file(copy) for copy in copies])
             report.progress(95, "publishing")
-            manifest = _manifest(task, reference, saved, _facts(instance, disks, copies, sizes))
+            manifest = _manifest(task, reference, saved, _facts(instance, reference.project, disks, copies, sizes))
             await in_thread("publish", lambda: self._layout.publish(staged, manifest, place))
         except BaseException:
             # as with an image: also what was published already
@@ -171,15 +180,19 @@ def _chosen(instance: Instance, params: MachineImageParams | None, reference: Re
 
 
 def _facts(
-    instance: Instance, disks: dict[int, AttachedDisk], copies: Sequence[_Copy], sizes: Sequence[int]
+    instance: Instance, project: str, disks: dict[int, AttachedDisk], copies: Sequence[_Copy], sizes: Sequence[int]
 ) -> MachineImageFacts:
-    """`sizes` are what the copies take on the device, in bytes."""
-    shown = {index: saved_attached_disk(attached, index) for index, attached in disks.items()}
+    """`project` is the instance's; `sizes` are what the copies take on the device, in bytes."""
+    attached = {index: attached_disk(disk, index, project) for index, disk in disks.items()}
+    saved = {index: saved_attached_disk(disk, index, project) for index, disk in disks.items()}
     for copy, size in zip(copies, sizes, strict=True):
-        shown[copy.index] |= stored(copy.source.reference, copy.source.size, size)
+        of_disk = found(copy.source.reference, copy.source.size)
+        attached[copy.index] |= of_disk
+        saved[copy.index] |= of_disk | stored(size)
     return MachineImageFacts(
         total_storage_bytes=sum(sizes),
-        properties=properties(instance, shown.values()),
+        properties=source_properties(instance, [*saved.values()]),
+        instance_properties=instance_properties(instance, [*attached.values()]),
         saved_disks=tuple(
             saved_disk(copy.attached, copy.source.reference, size) for copy, size in zip(copies, sizes, strict=True)
         ),

@@ -9,13 +9,13 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NoReturn, Self
 
 import anyio
 import msgspec
 from msgspec.structs import replace
 
-from imageopsd.model.errors import NotFinished, RequestIdReused, StoreInUse
+from imageopsd.model.errors import NotFinished, NotFound, RequestIdReused, StoreInUse
 from imageopsd.model.names import first_id, operation_path
 from imageopsd.model.operation import Operation, Status
 from imageopsd.model.quota import Correction, Quotas, Usage
@@ -85,10 +85,7 @@ class SqliteStore(Claims, Catalogue, Inventory):
                 if first:
                     return Acceptance(first, created=False)
                 if row:
-                    tx.execute(
-                        "UPDATE operations SET request_id = NULL WHERE project = ? AND request_id = ?",
-                        (project, request.request_id),
-                    )
+                    _forget_request(tx, project, request.request_id)
             if reserve:
                 put_resource(tx, project, reserve)
             number, done, made = int(operation.id), operation.status is Status.DONE, operation
@@ -149,19 +146,36 @@ class SqliteStore(Claims, Catalogue, Inventory):
         values = (failed, first_id(before), before.isoformat(timespec="milliseconds"), limit)
         return await self._writer.run(lambda tx: tx.execute(statement, values).rowcount)
 
+    async def forget_requests(self, *, before: datetime, limit: int) -> int:
+        statement = "DELETE FROM tombstones WHERE id IN (SELECT id FROM tombstones WHERE id < ? ORDER BY id LIMIT ?)"
+        return await self._writer.run(lambda tx: tx.execute(statement, (first_id(before), limit)).rowcount)
+
     async def tidy(self) -> None:
         await self._writer.tidy()
 
     async def probe(self) -> None:
         await self._writer.run(lambda tx: tx.execute("UPDATE totals SET value = value WHERE name = 'failed'") and None)
 
+    async def until_broken(self) -> NoReturn:
+        await self._writer.until_broken()
+
     async def delete_operation(self, project: str, reference: str) -> None:
         operation = await self.operation(project, reference)
+        number, path = (int(operation.id),), operation_path(project, operation.name)
 
         def delete(tx: Transaction) -> None:
-            gone = tx.execute("DELETE FROM operations WHERE id = ? AND done = 1", (int(operation.id),))
-            if gone.rowcount == 0:
-                raise NotFinished(operation_path(project, operation.name))
+            row = tx.execute("SELECT done FROM operations WHERE id = ?", number).fetchone()
+            if row is None:  # somebody was faster
+                raise NotFound(path)
+            if row == (0,):
+                raise NotFinished(path)
+            tx.execute(
+                "INSERT INTO tombstones (id, project, request_id, fingerprint, record)"
+                " SELECT id, project, request_id, fingerprint, record FROM operations"
+                " WHERE id = ? AND request_id IS NOT NULL",
+                number,
+            )
+            tx.execute("DELETE FROM operations WHERE id = ?", number)
 
         await self._writer.run(delete)
 
@@ -192,7 +206,16 @@ class SqliteStore(Claims, Catalogue, Inventory):
 
 # ------------------------------------------------------------------------------------------------ statements
 
-_BY_REQUEST = "SELECT record, fingerprint FROM operations WHERE project = ? AND request_id = ?"
+_BY_REQUEST = (
+    "SELECT record, fingerprint FROM operations WHERE project = ?1 AND request_id = ?2"
+    " UNION ALL SELECT record, fingerprint FROM tombstones WHERE project = ?1 AND request_id = ?2"
+)
+"""At most one row: a request id stands in one of the two tables."""
+
+
+def _forget_request(tx: Transaction, project: str, request_id: str) -> None:
+    tx.execute("UPDATE operations SET request_id = NULL WHERE project = ? AND request_id = ?", (project, request_id))
+    tx.execute("DELETE FROM tombstones WHERE project = ? AND request_id = ?", (project, request_id))
 
 
 def _same_request(

@@ -35,7 +35,7 @@ LATE = (
 )
 """Projects of deferred operations that are due and that no claim has made ready yet."""
 TAKE = (
-    "UPDATE tasks SET token = lower(hex(randomblob(16))), owner = ?, lease_until = ?, attempt = attempt + 1"
+    "UPDATE tasks SET token = lower(hex(randomblob(16))), owner = ?, lease_until = ?, attempt = attempt + 1, begun = 1"
     f" WHERE operation_id IN (SELECT operation_id FROM tasks WHERE {_READY} AND project = ?"
     " ORDER BY rank, operation_id LIMIT ?) RETURNING rank, operation_id, token, attempt, checkpoint, cancel, keys"
 )
