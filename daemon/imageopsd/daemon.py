@@ -24,7 +24,6 @@ from imageopsd.api.scrape import Scrape
 from imageopsd.api.status import StatusApi
 from imageopsd.config import Loaded, Settings
 from imageopsd.engine.bus import EventBus, Observer
-from imageopsd.engine.imageops import ImageOps
 from imageopsd.engine.machine import Machine
 from imageopsd.engine.pulse import Watch
 from imageopsd.keys import Keyring
@@ -89,7 +88,9 @@ class Daemon:
         self._machine: Machine | None = None
         self._bus = EventBus()
         self._board = Board(self._version, settings.backend, settings.worker.slots, clock())
-        self._metrics = Metrics(self._version, settings.backend, settings.worker.slots)
+        self._metrics = Metrics(
+            self._version, settings.backend, settings.worker.slots, traced=bool(settings.tracing.endpoint)
+        )
         self._metrics.configuration_read(clock())
         self._throughput = Throughput(time.monotonic)
         self._reloading = Reloading(settings, read_again, self._heard_of_reload)
@@ -196,7 +197,7 @@ class Daemon:
             observers = (self._board.hear, self._metrics.hear, lines, self._count, self._throughput.hear)
             for observer in (*observers, live.hear, status.hear, *tracing):
                 self._bus.subscribe(observer)
-            doors = self._doors(machine.ops, store, queue, guards, passed, access, live, data_dir)
+            doors = self._doors(machine, store, queue, guards, passed, access, live, data_dir)
             address = await stack.enter_async_context(doors)
             log.info("ready", address=address, data_dir=str(data_dir), backend=settings.backend, recovered=recovered)
             interval = self._watchdog / 3 if self._watchdog else LOOK_INTERVAL
@@ -249,7 +250,7 @@ class Daemon:
     @asynccontextmanager
     async def _doors(
         self,
-        ops: ImageOps,
+        machine: Machine,
         store: Store,
         queue: JobQueue,
         guards: Guards,
@@ -259,11 +260,11 @@ class Daemon:
         data_dir: Path,
     ) -> AsyncIterator[str]:
         """Yields the base URL of the TCP listener. The doors outlive the drain: records can be read to the end."""
-        scrape = Scrape(self._board, self._metrics, store, queue, guards, data_dir, clock)
+        scrape = Scrape(self._board, self._metrics, store, queue, guards, data_dir, clock, machine.could_start)
         routes = [
-            StatusApi(self._board, self._metrics, scrape.refresh).routes(),
+            StatusApi(self._board, self._metrics, scrape.refresh, scrape.refresh_quotas).routes(),
             live.routes(),
-            ComputeApi(ops, access).routes(),
+            ComputeApi(machine.ops, access, self._metrics.answered).routes(),
         ]
         endpoint, token = data_dir / ENDPOINT_FILE, data_dir / TOKEN_FILE
         try:

@@ -257,6 +257,9 @@ class Store(Protocol):
         fewest, none to one that has `project_limit`; inside a project the smallest `Request.rank` goes first.
         Without `making` only what changes or removes something is claimed."""
 
+    async def could_claim(self, now: datetime, *, project_limit: int | None = None, making: bool = True) -> bool:
+        """Whether `claim` would claim something; changes nothing, and costs the same whatever waits."""
+
     async def cancel(
         self,
         project: str | None,

@@ -13,7 +13,9 @@ from tests.daemon_process import DaemonProcess, Json, run_cli
 
 from imageopsd.model.events import Obstacle, Outcome, Verb
 from imageopsd.model.faults import Fault
+from imageopsd.model.phases import Phase
 from imageopsd.model.quota import Metric
+from imageopsd.telemetry.metrics import REJECTIONS, SOURCES, STATUSES
 from imageopsd.telemetry.vitals import CONFIGURATION, CREDENTIALS, FILES
 
 SCRIPTS = (
@@ -154,7 +156,8 @@ def test_the_metrics_count_what_happened(lived: Lived) -> None:
         'imageopsd_operations_total{outcome="failure",type="patch"}': 0,
         'imageopsd_operations_accepted_total{type="insert"}': 4,
         'imageopsd_operations_accepted_total{type="patch"}': 2,
-        'imageopsd_operation_retries_total{type="insert"}': 1,
+        'imageopsd_operation_retries_total{reason="backend"}': 1,
+        'imageopsd_operation_retries_total{reason="source"}': 0,
         'imageopsd_operations_interrupted_total{type="insert"}': 0,
         'imageopsd_operations_running{type="insert"}': 1,
         'imageopsd_operations_running{type="patch"}': 0,
@@ -167,6 +170,8 @@ def test_the_metrics_count_what_happened(lived: Lived) -> None:
         'imageopsd_queue_jobs{state="dead"}': 1,
         "imageopsd_queue_oldest_job_age_seconds": 0,
         "imageopsd_operations_pending": 0,
+        "imageopsd_backlog_full": 0,
+        'imageopsd_scrape_errors_total{source="queue"}': 0,
         "imageopsd_worker_slots": 3,
         "imageopsd_backend_crashes_total": 0,
         "imageopsd_leases_lost_total": 0,
@@ -175,6 +180,77 @@ def test_the_metrics_count_what_happened(lived: Lived) -> None:
     assert expected == {name: now.get(name) for name in expected}
     assert now['imageopsd_last_success_timestamp_seconds{type="insert"}'] > 0
     assert now["imageopsd_journal_write_seconds_count"] > 0
+
+
+def test_a_daemon_with_too_much_to_do_says_so_wherever_it_is_asked(tmp_path: Path) -> None:
+    with DaemonProcess(tmp_path / "data", *SETTINGS, "records.max_unfinished=2") as daemon:
+        for name in ("slow-1", "slow-2"):
+            daemon.insert({"name": name, "rawDisk": SOURCE})
+        answer = daemon.call("POST", "images", {"name": "slow-3", "rawDisk": SOURCE})
+        assert (answer.status, answer.headers["Retry-After"]) == (503, "30")
+        full = "2 operations are not done yet, as many as may be"
+        ready = daemon.get("/readyz")
+        assert (ready.status, ready.body.decode()) == (503, f"ready; {full}\n")
+        assert daemon.get("/livez").status == 200
+        assert daemon.get("/status").json()["obstacles"] == {"backlog": full}
+        now = samples(daemon)
+        expected = {
+            "imageopsd_backlog_full": 1,
+            "imageopsd_ready": 0,
+            'imageopsd_jobs_rejected_total{reason="OVERLOADED"}': 1,
+            'imageopsd_requests_total{code="503"}': 1,
+            'imageopsd_requests_total{code="200"}': 2,
+            'imageopsd_starts_blocked{reason="paused"}': 0,
+        }
+        assert expected == {name: now.get(name) for name in expected}
+        first = daemon.operations()[0]
+        run_cli("operations", "cancel", first["name"], "--data-dir", daemon.data_dir)
+        daemon.wait_for("work is taken again")
+        assert daemon.get("/readyz").status == 200
+
+
+def test_what_the_rest_door_answers_and_refuses_is_counted(tmp_path: Path) -> None:
+    batch = "\r\n".join(
+        line
+        for path in ("images/gone", "images")
+        for line in (
+            "--b", "Content-Type: application/http", "", f"DELETE /compute/v1/projects/p/global/{path} HTTP/1.1", "", ""
+        )
+    )  # fmt: skip
+    with DaemonProcess(tmp_path / "data", *SETTINGS) as daemon:
+        daemon.insert({"name": "good-one", "rawDisk": SOURCE})
+        refused = [
+            daemon.call("POST", "images", {"name": "Bad", "rawDisk": SOURCE}),
+            daemon.call("POST", "images", {"name": "good-one", "rawDisk": SOURCE}),
+            daemon.call("POST", "images", b"x" * (1024 * 1024 + 1)),
+            daemon.call("GET", "images/gone"),
+            daemon.call("POST", "operations/gone/wait"),
+        ]
+        assert [answer.status for answer in refused] == [400, 409, 413, 404, 404]
+        headers = {"Content-Type": "multipart/mixed; boundary=b"}
+        assert daemon.call("POST", "/batch/compute/v1", f"{batch}--b--\r\n".encode(), headers).status == 200
+        now = {name: value for name, value in samples(daemon).items() if value}
+    counted = {name: value for name, value in now.items() if name.startswith("imageopsd_requests_total")}
+    assert counted == {
+        f'imageopsd_requests_total{{code="{code}"}}': count
+        for code, count in ((200, 1), (400, 1), (404, 3), (405, 1), (409, 1), (413, 1))
+    }
+    counted = {name: value for name, value in now.items() if name.startswith("imageopsd_jobs_rejected_total")}
+    assert counted == {
+        'imageopsd_jobs_rejected_total{reason="INVALID_FIELD_VALUE"}': 1,
+        'imageopsd_jobs_rejected_total{reason="RESOURCE_ALREADY_EXISTS"}': 1,
+        'imageopsd_jobs_rejected_total{reason="RESOURCE_NOT_FOUND"}': 1,
+        'imageopsd_jobs_rejected_total{reason="OTHER"}': 2,
+    }
+
+
+def test_a_kept_backlog_is_full_again_after_a_restart(tmp_path: Path) -> None:
+    with DaemonProcess(tmp_path / "data", *SETTINGS, "records.max_unfinished=1") as daemon:
+        daemon.insert({"name": "slow-1", "rawDisk": SOURCE})
+        daemon.kill()
+        daemon.start()
+        daemon.wait_for("no more work is taken")
+        assert daemon.get("/readyz").status == 503
 
 
 def test_every_series_is_there_before_anything_happened(lived: Lived) -> None:
@@ -194,7 +270,7 @@ def test_no_metric_carries_a_name_of_anybody(lived: Lived) -> None:
         "insert", "patch", "deprecate", "setLabels", "delete", "success", "failure", "waiting", "dead", "simulated",
         "INVALID_FIELD_VALUE", "REQUEST_ID_REUSED", "missing", "unknown", "forbidden", "cancelled",
         *Obstacle, *Metric, "other", *Verb, *Outcome, *Fault, *CREDENTIALS, *FILES, CONFIGURATION,
-        "exported", "dropped",
+        "exported", "dropped", *SOURCES, *Phase, *STATUSES, *REJECTIONS,
     }  # fmt: skip
 
 

@@ -104,7 +104,7 @@ async def behind(bench: Bench, file: Path) -> AsyncIterator[Guarded]:
     refused: list[str] = []
     access = Access(TokensFile(file, Seconds()), refused.append)
     app = web.Application(middlewares=[envelope, access.middleware], client_max_size=MAX_BODY)
-    app.add_routes(StatusApi(Board("1", "simulated", 4, NOW), Metrics("1", "simulated", 4), nothing).routes())
+    app.add_routes(StatusApi(Board("1", "simulated", 4, NOW), Metrics("1", "simulated", 4), nothing, nothing).routes())
     app.add_routes(ComputeApi(ops, access).routes())
     async with TestClient(TestServer(app)) as client:
         yield Guarded(client, bench, ops, file, refused)

@@ -208,7 +208,7 @@ async def test_a_tampered_token_is_refused(full: Api) -> None:
         ("maxResults=%C2%B2", "Invalid value for field 'maxResults': '²'. Must be between 0 and 500."),
         (
             f"maxResults={'9' * 5000}",
-            f"Invalid value for field 'maxResults': '{'9' * 63}…'. Must be between 0 and 500.",
+            "Invalid value for field 'maxResults': '(removed: it may be a key)'. Must be between 0 and 500.",
         ),
         (
             "orderBy=size",

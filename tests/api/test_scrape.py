@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -18,6 +18,7 @@ from imageopsd.api import scrape as module
 from imageopsd.api.access import TokensFile
 from imageopsd.api.scrape import Scrape
 from imageopsd.api.tls import Certificates
+from imageopsd.model.errors import StoreFull
 from imageopsd.model.events import Change, Claimed, Obstacle, ObstacleTurned
 from imageopsd.model.operation import Operation, Status
 from imageopsd.model.quota import Quotas
@@ -26,9 +27,14 @@ from imageopsd.telemetry.metrics import Metrics
 
 
 class Queue:
-    """Two jobs, the older of an age of one minute."""
+    """Two jobs, the older of an age of one minute; or `trouble`, which raises or never ends."""
+
+    def __init__(self) -> None:
+        self.trouble: Callable[[], Awaitable[None]] | None = None
 
     async def depth(self) -> Any:
+        if self.trouble:
+            await self.trouble()
         return SimpleNamespace(waiting=2, dead=1, oldest=NOW - timedelta(minutes=1))
 
 
@@ -41,8 +47,14 @@ class Scraped:
         self.metrics = Metrics("1", "local", 4)
         known: Any = SimpleNamespace(**{"tokens": None, "certificates": None, **guards})
         nothing: Any = SimpleNamespace(quotas=Quotas())
-        queue: Any = Queue()
-        self.scrape = Scrape(self.board, self.metrics, nothing, queue, known, data_dir, lambda: NOW)
+        self.queue: Any = Queue()
+        self.possible = False
+        self.scrape = Scrape(
+            self.board, self.metrics, nothing, self.queue, known, data_dir, lambda: NOW, self.could_start, limit=1.0
+        )
+
+    async def could_start(self) -> bool:
+        return self.possible
 
     async def values(self) -> dict[tuple[str, ...], float]:
         await self.scrape.refresh()
@@ -161,6 +173,31 @@ async def test_a_disk_that_does_not_answer_holds_one_thread_and_hides_nothing_el
     assert scraped.metrics.registry.get_sample_value("imageopsd_queue_jobs", {"state": "waiting"}) == 2
 
 
+async def full() -> None:
+    raise StoreFull("the disk is full")
+
+
+async def broken() -> None:
+    raise ZeroDivisionError("a bug")
+
+
+@pytest.mark.parametrize("trouble", [full, broken, anyio.sleep_forever])
+async def test_a_queue_in_trouble_costs_its_own_figures_only_and_is_counted(
+    tmp_path: Path, trouble: Callable[[], Awaitable[None]]
+) -> None:
+    scraped = Scraped(tmp_path)
+    assert (await scraped.values())[("scrape_errors_total", "queue")] == 0
+    scraped.queue.trouble, scraped.possible = trouble, True
+    scraped.board.phase = "draining"
+    values = await scraped.values()
+    assert values[("scrape_errors_total", "queue")] == 1
+    assert values[("queue_jobs", "waiting")] == 2, "as it was"
+    assert (values[("ready",)], values[("start_possible",)]) == (0, 1), "as it is"
+    assert values[("event_loop_lag_seconds_count",)] == 2, "the disk was asked as well"
+    assert sum(value for name, value in values.items() if name[0] == "scrape_errors_total") == 1
+
+
 async def test_a_data_dir_that_is_gone_costs_its_own_figures_only(tmp_path: Path) -> None:
     values = await Scraped(tmp_path / "gone").values()
+    assert values[("scrape_errors_total", "disk")] == 1
     assert (values[("ready",)], values[("queue_jobs", "waiting")], values[("data_dir_size_bytes",)]) == (1, 2, 0)

@@ -1,16 +1,14 @@
-"""The probes in every phase of a daemon's life, and a scrape while the queue does not answer."""
+"""The probes in every phase of a daemon's life, and that only a scrape asks others."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
-import anyio
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from tests.api.conftest import NOW
 
 from imageopsd.api.status import StatusApi
-from imageopsd.model.errors import StoreBusy
 from imageopsd.telemetry.board import Board
 from imageopsd.telemetry.metrics import Metrics
 
@@ -21,13 +19,16 @@ async def nothing() -> None:
 
 @asynccontextmanager
 async def status_api(
-    phase: str, refresh: Callable[[], Awaitable[None]] = nothing, stuck: tuple[str, ...] = ()
+    phase: str,
+    refresh: Callable[[], Awaitable[None]] = nothing,
+    refresh_quotas: Callable[[], Awaitable[None]] = nothing,
+    stuck: tuple[str, ...] = (),
 ) -> AsyncIterator["TestClient[web.Request, web.Application]"]:
     board = Board("1.2.3", "simulated", 4, NOW)
     board.phase = phase
     board.stuck = stuck
     app = web.Application()
-    app.add_routes(StatusApi(board, Metrics("1.2.3", "simulated", 4), refresh).routes())
+    app.add_routes(StatusApi(board, Metrics("1.2.3", "simulated", 4), refresh, refresh_quotas).routes())
     async with TestClient(TestServer(app)) as client:
         yield client
 
@@ -71,32 +72,20 @@ async def test_the_status_of_a_daemon_that_saw_nothing_yet() -> None:
         assert (response.status, response.content_type) == (200, "application/json")
 
 
-async def test_a_scrape_does_not_wait_for_a_queue_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("imageopsd.api.status.REFRESH_LIMIT", 0.01)
-    async with status_api("ready", anyio.sleep_forever) as client, client.get("/metrics") as response:
-        assert response.status == 200
-        assert "imageopsd_worker_slots 4.0" in await response.text()
-
-
 async def test_whoever_asks_for_numbers_gets_fresh_ones_and_a_probe_waits_for_none() -> None:
     asked = []
 
     async def refresh() -> None:
-        asked.append(True)
+        asked.append("all")
 
-    async with status_api("ready", refresh) as client:
+    async def refresh_quotas() -> None:
+        asked.append("quotas")
+
+    async with status_api("ready", refresh, refresh_quotas) as client:
         for path in ("/livez", "/readyz", "/startupz"):
             async with client.get(path):
                 assert asked == []
-        for number, path in enumerate(("/metrics", "/status"), 1):
+        for path in ("/metrics", "/status"):
             async with client.get(path):
-                assert asked == [True] * number
-
-
-@pytest.mark.parametrize("path", ["/metrics", "/status"])
-async def test_what_the_store_cannot_say_keeps_nothing_else_back(path: str) -> None:
-    async def refresh() -> None:
-        raise StoreBusy("locked")
-
-    async with status_api("ready", refresh) as client, client.get(path) as response:
-        assert response.status == 200
+                pass
+    assert asked == ["all", "quotas"]

@@ -24,6 +24,7 @@ SETTINGS = (
     ' {image = "flaky-*", steps = [{fail = "transient", retry_after = "1ms"}]}]',
     "worker.retry_base=1ms",
     "worker.retry_cap=1ms",
+    "tracing.endpoint=http://127.0.0.1:9",  # nobody is there; but the buckets name traces
 )
 
 
@@ -41,7 +42,7 @@ class Prometheus:
         self._log = (directory / "log").open("wb")
         self._process = subprocess.Popen(
             ["prometheus", f"--config.file={config}", f"--storage.tsdb.path={directory / 'data'}",
-             f"--web.listen-address={self._address}"],
+             f"--web.listen-address={self._address}", "--enable-feature=exemplar-storage"],
             stdout=self._log, stderr=subprocess.STDOUT,
         )  # fmt: skip
 
@@ -56,6 +57,13 @@ class Prometheus:
         with urllib.request.urlopen(f"http://{self._address}/api/v1/query?{query}", timeout=LIMIT) as answer:
             result: list[Any] = json.load(answer)["data"]["result"]
         return [sample["metric"] for sample in result]
+
+    def exemplars(self, selector: str) -> list[dict[str, Any]]:
+        """What was kept of the traces that its buckets named."""
+        query = urllib.parse.urlencode({"query": selector, "start": time.time() - 3600, "end": time.time() + 3600})
+        with urllib.request.urlopen(f"http://{self._address}/api/v1/query_exemplars?{query}", timeout=LIMIT) as answer:
+            found: list[Any] = json.load(answer)["data"]
+        return [exemplar for series in found for exemplar in series["exemplars"]]
 
     def wait_for(self, expression: str) -> None:
         deadline = time.monotonic() + LIMIT

@@ -1,15 +1,37 @@
-"""The image's recipe, and what may go into it."""
+"""The image's recipe, what may go into it, and the image at work."""
 
+import json
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+from tests.deploy.podman import RECIPE, ROOT, Podman
 from tests.needs import need
 
-ROOT = Path(__file__).parent.parent.parent
-RECIPE = ROOT / "deploy" / "container" / "Containerfile"
+BRIEF = "--env=IMAGEOPSD_BACKENDS__SIMULATED__DURATION=3s"
+SIMULATED = "--env=IMAGEOPSD_BACKEND=simulated"
+SUBMIT = """
+import json, subprocess, sys
+job = {"method": "images.insert", "project": "p", "body": {"name": "i", "rawDisk": {"source": "https://h/d"}}}
+done = subprocess.run(["imageopsd", "submit", "-"], input=json.dumps(job), capture_output=True, text=True)
+sys.exit(done.stderr) if done.returncode else print(done.stdout)
+"""
+OURSELVES = """
+import json, os
+status = dict(line.split(":\t") for line in open("/proc/1/status").read().splitlines() if ":\t" in line)
+places = {}
+for place in ("/", "/opt/imageopsd", "/var/lib/imageopsd"):
+    try:
+        open(f"{place}/written", "x").close()
+        places[place] = "written"
+    except OSError as error: places[place] = os.strerror(error.errno)
+print(json.dumps({"user": os.getuid(), "group": os.getgid(), "capabilities": status["CapEff"],
+                  "new privileges": status["NoNewPrivs"], "places": places}))
+"""
 
 
 def instructions(name: str) -> list[str]:
@@ -50,3 +72,41 @@ def test_everything_that_is_copied_in_is_let_in_and_nothing_else_is() -> None:
     assert (ROOT / ".containerignore").read_text().splitlines()[1] == "*"
     assert copied == allowed
     assert all((ROOT / name).exists() for name in copied)
+
+
+@pytest.fixture(scope="module")
+def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:
+    with Podman(tmp_path_factory.mktemp("podman")) as podman:
+        yield podman
+
+
+def test_the_image_runs_as_nobody_on_a_file_system_that_cannot_be_written(podman: Podman) -> None:
+    with podman.container(SIMULATED, volume="strict") as container:
+        assert json.loads(container.python(OURSELVES)) == {
+            "user": 65532,
+            "group": 65532,
+            "capabilities": "0000000000000000",
+            "new privileges": "1",
+            "places": {
+                "/": "Read-only file system",
+                "/opt/imageopsd": "Read-only file system",
+                "/var/lib/imageopsd": "written",
+            },
+        }
+        assert container.health() == 0
+        assert '"description"' in container.imageopsd("config", "schema")  # the manual came along
+
+
+def test_a_stop_of_the_container_lets_the_work_end_and_the_next_one_has_its_record(podman: Podman) -> None:
+    with podman.container(SIMULATED, BRIEF, volume="kept") as container:
+        job = container.python(SUBMIT)
+        container.wait_for("operation started")
+        assert container.stop() == 0
+        events = [line["event"] for line in container.log]
+        assert [event for event in events if event in ("draining", "operation succeeded", "stopped")] == [
+            "draining",
+            "operation succeeded",
+            "stopped",
+        ]
+    with podman.container(SIMULATED, volume="kept") as container:
+        assert json.loads(container.imageopsd("operations", "describe", job, "--format", "json"))["status"] == "DONE"

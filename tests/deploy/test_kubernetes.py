@@ -181,6 +181,13 @@ def test_the_worker_is_scraped_guarded_and_evicted_one_by_one() -> None:
     assert manifests["StatefulSet"]["spec"]["serviceName"] == manifests["Service"]["metadata"]["name"]
 
 
+def test_a_worker_that_is_not_ready_can_still_be_asked_for_its_records() -> None:
+    """Nobody else has them, and whoever frees a full disk deletes by that very name."""
+    (service,) = [m for m in rendered(HERE / "overlays" / "worker") if m["kind"] == "Service"]
+    assert service["spec"]["clusterIP"] == "None"
+    assert service["spec"]["publishNotReadyAddresses"] is True
+
+
 def test_no_pod_is_let_out_to_the_metadata_service_of_a_cloud() -> None:
     (policy,) = [m for m in rendered(HERE / "overlays" / "worker") if m["kind"] == "NetworkPolicy"]
     blocks = [peer["ipBlock"] for rule in policy["spec"]["egress"] for peer in rule["to"] if "ipBlock" in peer]

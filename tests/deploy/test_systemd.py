@@ -3,10 +3,12 @@
 import json
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.certificates import Authority
 from tests.daemon_process import LIMIT
 from tests.deploy.booted import UNITS, Booted
 from tests.needs import need
@@ -36,6 +38,12 @@ except urllib.error.HTTPError as error: print(error.code)
 """
 
 READ = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=60).read().decode())"
+
+ASK_BY_TLS = """
+import ssl, urllib.request
+trusted = ssl.create_default_context(cafile="/etc/imageopsd/ca.pem")
+print(urllib.request.urlopen("https://127.0.0.1:8640/readyz", timeout=60, context=trusted).read().decode())
+"""
 
 KNOCK = """
 import select, socket, sys
@@ -111,6 +119,17 @@ def test_start_returns_when_the_daemon_is_ready(service: Booted) -> None:
 def test_nobody_else_sees_the_data_and_the_daemon_is_not_root(service: Booted) -> None:
     owner, mode = service.run("stat", "--format=%U %a", "/var/lib/private/imageopsd/state.db").stdout.split()
     assert (owner, mode) == ("imageopsd", "600")
+
+
+def test_a_scrape_tells_of_the_process_though_the_unit_hides_the_rest_of_proc(service: Booted) -> None:
+    began = time.time()
+    service.systemctl("restart", "imageopsd.service")
+    figures = dict(line.split() for line in fetched(service, "/metrics").splitlines() if line.startswith("process_"))
+    assert began - 1 <= float(figures["process_start_time_seconds"]) <= time.time() + 1
+    assert figures.keys() == {
+        "process_virtual_memory_bytes", "process_resident_memory_bytes", "process_start_time_seconds",
+        "process_cpu_seconds_total", "process_open_fds", "process_max_fds",
+    }  # fmt: skip
 
 
 def test_the_status_line_shows_what_runs_and_what_came_of_it(service: Booted) -> None:
@@ -206,6 +225,22 @@ def test_tokens_come_as_a_credential_that_only_root_and_the_service_can_read(ser
     service.systemctl("restart", "imageopsd.service")
     assert fetch(service, "/compute/v1/projects/p/global/images") == "401"
     assert fetch(service, "/livez") == "200"
+
+
+def test_a_private_key_comes_as_a_credential_that_only_root_and_the_service_can_read(
+    service: Booted, tmp_path: Path
+) -> None:
+    authority = Authority(tmp_path, "ours")
+    pair = authority.issue("server")
+    for file, place in ((pair.certificate, "tls.crt"), (pair.key, "tls.key"), (authority.certificate, "ca.pem")):
+        service.write(f"/etc/imageopsd/{place}", file.read_text())
+    service.write(DROPPED, (UNITS / "imageopsd.service.d" / "tls.conf.example").read_text())
+    service.systemctl("daemon-reload")
+    service.systemctl("restart", "imageopsd.service")
+    asked = service.run("/opt/imageopsd/bin/python", "-c", ASK_BY_TLS)
+    assert asked.stdout == "ready\n\n", asked.stderr
+    mode = service.run("stat", "--format=%U %a", "/etc/imageopsd/tls.key").stdout.strip()
+    assert mode == "root 600"
 
 
 def test_a_reload_takes_over_what_is_good_and_reports_what_is_not(service: Booted) -> None:

@@ -11,7 +11,7 @@ from imageopsd.engine.imageops import ImageOps
 from imageopsd.engine.retention import Retention
 from imageopsd.model.breaker import BreakerPolicy
 from imageopsd.model.errors import Overloaded, StoreFull, TemporaryFailure
-from imageopsd.model.events import LeaseWasLost, Obstacle, ObstacleTurned, StoreTroubled
+from imageopsd.model.events import BacklogTurned, LeaseWasLost, Obstacle, ObstacleTurned, StoreTroubled
 from imageopsd.model.operation import Status
 from imageopsd.ports import Pause
 
@@ -107,6 +107,65 @@ async def test_however_many_come_at_once_no_more_are_taken_than_may_be_unfinishe
             group.start_soon(insert, f"i-{number}")
     assert len(refused) == 16
     assert (await engine.store.totals()).pending == 4
+
+
+async def test_a_backlog_is_full_from_its_limit_until_half_of_it_is_done(engine: Engine) -> None:
+    def told() -> list[str | None]:
+        return [happening.reason for happening in engine.happened if isinstance(happening, BacklogTurned)]
+
+    engine.backlog.configure(4)
+    async with engine.working():
+        operations = [await engine.insert(f"i-{number}") for number in range(3)]
+        assert told() == []
+        operations.append(await engine.insert("i-3"))
+        full = "4 operations are not done yet, as many as may be"
+        assert told() == [full]
+        for operation, expected in zip(operations, ([full], [full, None], [full, None], [full, None]), strict=True):
+            (await engine.backend.next_call()).succeed()
+            await engine.done(operation)
+            assert told() == expected
+
+
+async def test_a_backlog_that_refuses_says_that_it_is_full_though_others_are_only_entering(engine: Engine) -> None:
+    backlog = Backlog(engine.bus, limit=4, count=3)
+    with backlog.entering():
+        assert engine.happened == []
+        with pytest.raises(Overloaded), backlog.entering():
+            pass
+    assert engine.happened == [BacklogTurned("4 operations are not done yet, as many as may be")]
+
+
+async def test_a_daemon_that_begins_with_a_full_backlog_says_so_once_somebody_listens(engine: Engine) -> None:
+    backlog = Backlog(engine.bus, limit=2, count=5)
+    backlog.configure(2)
+    assert engine.happened == []
+    backlog.tell()
+    assert engine.happened == [BacklogTurned("2 operations are not done yet, as many as may be")]
+
+
+@EXACT
+async def test_something_can_be_started_only_while_nothing_is_against_it(engine: Engine) -> None:
+    gate = engine.gate(slots=2, project_slots=1)
+    worker = engine.worker(gate=gate)
+
+    possible = worker.could_start
+    assert not await possible(), "there is nothing to do"
+    operations = [await engine.insert(name) for name in ("a", "b")]
+    assert await possible(), "and the worker does not: it was never set to work"
+    gate.pause(Pause(engine.clock.now, "the array is rebuilt"))
+    assert not await possible()
+    gate.pause(None)
+    async with anyio.create_task_group() as group:
+        group.start_soon(worker.run)
+        call = await engine.backend.next_call()
+        assert not await possible(), "its project has all that it may have"
+        call.succeed()
+        await engine.done(operations[0])
+        (await engine.backend.next_call()).succeed()
+        await engine.done(operations[1])
+        await worker.drain(0)
+    await engine.insert("c")
+    assert not await possible(), "it has stopped"
 
 
 async def test_whoever_waits_for_a_slot_is_told_of_which(engine: Engine) -> None:

@@ -68,6 +68,7 @@ async def test_two_operations_at_once_keep_their_lines_apart_and_leave_nothing_b
                 "project": project,
                 "target": target,
                 "attempt": 1,
+                "phase": "work",
             }
 
 

@@ -124,6 +124,8 @@ async def live(store: SqliteStore) -> None:
     await accept(store, "g", request_id=again)
     await accept(store, "g", request_id=again, forget_requests_before=NOW + timedelta(days=1))
     await store.claim("boot-1", 1, NOW, NOW + LEASE, lambda before: before, project_limit=1, making=False)
+    for making in (True, False):
+        await store.could_claim(NOW, project_limit=1, making=making)
     for name in ("d", "e"):
         await store.cancel("p", (await accept(store, name)).operation.name, USER, ended, lambda request, target: None)
     await store.next_deadline()

@@ -1,7 +1,7 @@
 """Whose turn it is, through the store's own `claim`; how operations leave their lanes, their queue and the records."""
 
 from collections import Counter
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 from msgspec.structs import replace
@@ -45,6 +45,31 @@ async def test_projects_share_the_seats_however_much_one_of_them_wants(store: St
         await put(store, f"c-{number}", "c", minutes=2)
     assert Counter(claim.project for claim in await take(store, 6)) == {"a": 2, "b": 2, "c": 2}
     assert Counter(claim.project for claim in await take(store, 6)) == {"a": 6}
+
+
+async def test_whether_there_is_anything_to_claim_is_what_a_claim_finds(store: Store) -> None:
+    async def could(now: datetime = NOW, **options) -> bool:
+        return await store.could_claim(now, **options)
+
+    assert not await could()
+    await put(store, "a-0", "a", lane="one")
+    await put(store, "a-1", "a", minutes=1, lane="one")
+    assert await could(project_limit=1)
+    assert not await could(making=False)
+    (claim,) = await take(store, 1)
+    assert not await could(), "the second waits for the first"
+    await put(store, "a-2", "a", minutes=2)
+    assert await could()
+    assert not await could(project_limit=1), "its project has all that it may have"
+    await put(store, "b-0", "b", minutes=3)
+    assert await could(project_limit=1)
+    await take(store, 2)
+    until = NOW + timedelta(minutes=1)
+    await store.release(claim, apply(claim.operation, Postponed("later", until), NOW), until)
+    assert not await could()
+    assert await could(until)
+    assert not await could(until, project_limit=1)
+    assert not await could(until, making=False)
 
 
 async def test_a_seat_goes_to_the_project_with_the_fewest_running(store: Store) -> None:

@@ -35,6 +35,8 @@ def test_lines_about_an_operation_name_it_and_no_line_has_a_secret_or_is_a_libra
         assert line.keys() >= WORK
         assert (line["operation"], line["operation_id"], line["target"]) == (record["name"], record["id"], "i")
         assert line["client_operation_id"] == "123e4567-e89b-12d3-a456-426614174000"
+    phases = {event: about[f"operation {event}"]["phase"] for event in ("accepted", "started", "deferred")}
+    assert phases == {"accepted": "queue", "started": "work", "deferred": "retry"}
     failed = about["operation failed"]
     assert (failed["attempt"], failed["error.kind"], failed["error"]) == (2, "caller", "Authorization: [hidden]")
     assert about["operation deferred"]["error"] == "https://h.example/d?[hidden] said 503"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -9,8 +10,11 @@ from datetime import UTC, timedelta
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
+from prometheus_client.openmetrics.exposition import generate_latest as openmetrics
 
-from imageopsd.model.errors import StoreFull
+from imageopsd.model.access import PermissionDenied, Unauthenticated
+from imageopsd.model.errors import RequestError, StoreFull
 from imageopsd.model.events import (
     Accepted,
     BackendCrashed,
@@ -24,6 +28,7 @@ from imageopsd.model.events import (
     Interrupted,
     JobBuried,
     LeaseWasLost,
+    Postponed,
     Progressed,
     StoreTroubled,
     Succeeded,
@@ -33,7 +38,7 @@ from imageopsd.model.operation import ErrorEntry, Operation, Status
 from imageopsd.model.time import Time
 from imageopsd.ports import Totals
 from imageopsd.telemetry.board import Board
-from imageopsd.telemetry.metrics import Metrics
+from imageopsd.telemetry.metrics import REJECTIONS, Metrics
 from imageopsd.telemetry.systemd import notify
 
 NOW = Time(2026, 11, 20, 12, tzinfo=UTC)
@@ -82,7 +87,7 @@ def test_metrics_count_each_operation_once() -> None:
     assert value("operations_total", type="insert", outcome="success") == 1
     assert value("operations_total", type="insert", outcome="failure") == 1
     assert value("operations_total", type="patch", outcome="failure") == 0
-    assert value("operation_retries_total", type="insert") == 1
+    assert value("operation_retries_total", reason="source") == 1
     assert value("operations_interrupted_total", type="patch") == 1
     assert value("operations_running", type="insert") == 1
     assert value("operations_running", type="patch") == 0
@@ -220,3 +225,93 @@ def test_a_crash_reason_is_counted() -> None:
     metrics = Metrics("1.0", "local", 4)
     metrics.hear(BackendCrashed("operation-1", ValueError("x")))
     assert metrics.registry.get_sample_value("imageopsd_backend_crashes_total") == 1
+
+
+def observed(metrics: Metrics, name: str) -> dict[tuple[str, ...], float]:
+    """The sums of a histogram that has any, by its labels' values."""
+    return {
+        tuple(sample.labels.values()): sample.value
+        for family in metrics.registry.collect()
+        for sample in family.samples
+        if sample.name == f"imageopsd_{name}_sum" and sample.value
+    }
+
+
+def test_what_an_operation_spent_in_each_phase_is_told_at_its_end() -> None:
+    metrics, late = Metrics("1.0", "local", 4), NOW + timedelta(seconds=9)
+    turn = Postponed("another import", late)
+    for happening in history(1, Claimed(), DEFERRED, Claimed(), turn, Claimed(), Progressed(5), Succeeded()):
+        assert observed(metrics, "operation_phase_duration_seconds") == {}
+        metrics.hear(happening)
+    assert observed(metrics, "operation_phase_duration_seconds") == {
+        ("insert", "queue"): 1,
+        ("insert", "work"): 4,
+        ("insert", "retry"): 1,
+        ("insert", "turn"): 1,
+    }
+
+
+def test_no_phase_is_made_up_for_what_was_never_worked_on_or_is_not_known() -> None:
+    metrics = Metrics("1.0", "local", 4)
+    for happening in history(1, Failed((ENTRY,), 503)):
+        metrics.hear(happening)
+    restarted = history(2, Claimed(), Interrupted("a stop"), Claimed(), Succeeded())
+    for happening in restarted[3:]:  # what the process after the stop sees
+        metrics.hear(happening)
+    assert observed(metrics, "operation_phase_duration_seconds") == {("insert", "work"): 1}
+
+
+@pytest.mark.parametrize(
+    ("traceparent", "trace"),
+    [
+        (None, r"[0-9a-f]{32}"),
+        (f"00-{'a' * 32}-{'b' * 16}-01", "a" * 32),
+        (f"00-{'a' * 32}-{'b' * 16}-00", None),
+    ],
+)
+def test_a_bucket_names_a_trace_that_is_kept(traceparent: str | None, trace: str | None) -> None:
+    plain, traced = Metrics("1.0", "local", 4), Metrics("1.0", "local", 4, traced=True)
+    for change in SUCCESS:
+        assert isinstance(change, Change)
+        for metrics in (plain, traced):
+            metrics.hear(replace(change, traceparent=traceparent))
+    assert "trace_id" not in openmetrics(plain.registry).decode()
+    found = re.findall(
+        r'imageopsd_(\w+)_seconds_bucket\S* 1.0 # {trace_id="(.*?)"}', openmetrics(traced.registry).decode()
+    )
+    assert [name for name, _ in found] == (["operation_duration", "queue_wait"] if trace else [])
+    assert all(re.fullmatch(str(trace), shown) for _, shown in found)
+
+
+def test_answers_are_counted_by_status_and_refusals_of_changes_by_their_code() -> None:
+    metrics = Metrics("1.0", "local", 4)
+    for answer in (
+        (True, 200, None),
+        (False, 404, "RESOURCE_NOT_FOUND"),
+        (True, 503, "OVERLOADED"),
+        (True, 418, "TEA"),
+    ):
+        metrics.answered(*answer)
+    counted = {
+        (sample.name.removeprefix("imageopsd_"), *sample.labels.values()): sample.value
+        for family in metrics.registry.collect()
+        for sample in family.samples
+        if sample.name in ("imageopsd_requests_total", "imageopsd_jobs_rejected_total") and sample.value
+    }
+    assert counted == {
+        ("requests_total", "200"): 1,
+        ("requests_total", "404"): 1,
+        ("requests_total", "503"): 1,
+        ("requests_total", "other"): 1,
+        ("jobs_rejected_total", "OVERLOADED"): 1,
+        ("jobs_rejected_total", "OTHER"): 1,
+    }
+
+
+def test_every_code_that_a_request_can_be_refused_with_is_counted_by_its_name() -> None:
+    def kinds(error: type[RequestError]) -> set[type[RequestError]]:
+        return {error}.union(*(kinds(kind) for kind in error.__subclasses__()))
+
+    assert PermissionDenied in kinds(RequestError)
+    codes = {kind.code for kind in kinds(RequestError) - {RequestError, Unauthenticated}}  # auth_failures has those
+    assert codes == set(REJECTIONS) - {"STORE_UNAVAILABLE", "INTERNAL_ERROR", "OTHER"}

@@ -227,7 +227,7 @@ class Access:
         self._refused("forbidden")
         log.info("caller refused", user=who.name, permission=permission.name, resource=permission.resource)
         error: RequestError = PermissionDenied(_with_name(permission, body))
-        return Answer(error.http_status, encode_error(error))
+        return Answer(error.http_status, encode_error(error), reason=error.code)
 
 
 def _check(who: Caller, path: str | None) -> None:

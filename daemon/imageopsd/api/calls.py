@@ -10,7 +10,7 @@ import msgspec
 
 from imageopsd.api.access import Access
 from imageopsd.api.envelope import Answer, answer_to_error, failed
-from imageopsd.model.access import ANONYMOUS, Caller, PermissionDenied, needed
+from imageopsd.model.access import ANONYMOUS, Caller, PermissionDenied, needed, reads
 from imageopsd.model.errors import InvalidRequest
 from imageopsd.model.names import ANY_PROJECT, check_project
 from imageopsd.wire.json_body import parse
@@ -65,16 +65,29 @@ class Route(NamedTuple):
     handler: Handler
 
 
-class Dispatcher:
-    """Finds the handler of a call; whatever that raises becomes an answer."""
+Heard = Callable[[bool, int, str | None], None]
+"""Hears of each call whether it was to change something, the HTTP status of its answer, and what refused it."""
 
-    def __init__(self, routes: Sequence[Route], access: Access) -> None:
+
+class Dispatcher:
+    """Finds the handler of a call; whatever that raises becomes an answer, which `heard` is told of."""
+
+    def __init__(self, routes: Sequence[Route], access: Access, heard: Heard = lambda *call: None) -> None:
         self._access = access
+        self._heard = heard
         self._routes: dict[re.Pattern[str], dict[str, Route]] = {}
         for route in routes:
             self._routes.setdefault(_pattern(route.path), {})[route.method] = route
 
     async def answer(self, call: Call) -> Answer:
+        return self.told(call.method, call.path, await self._found(call))
+
+    def told(self, method: str, path: str, answer: Answer) -> Answer:
+        """The same answer, once whoever counts has heard of it."""
+        self._heard(not reads(method, path), answer.status, answer.reason)
+        return answer
+
+    async def _found(self, call: Call) -> Answer:
         for pattern, routes in self._routes.items():
             if match := pattern.fullmatch(call.path):
                 return await self._handled(call, match, routes)

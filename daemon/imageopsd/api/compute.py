@@ -13,7 +13,8 @@ from yarl import URL
 
 from imageopsd.api import batch, openapi
 from imageopsd.api.access import Access, caller
-from imageopsd.api.calls import Call, Dispatcher
+from imageopsd.api.calls import Call, Dispatcher, Heard
+from imageopsd.api.envelope import answer_to_error
 from imageopsd.api.images import ImageCalls
 from imageopsd.api.machine_images import MachineImageCalls
 from imageopsd.api.neighbours import Neighbours
@@ -32,10 +33,17 @@ BODY_LIMIT = 30.0
 
 
 class ComputeApi:
-    """`access` is whose middleware stands before it, or nobody is asked for a token. `wait_limit` in seconds,
-    as WAIT_LIMIT."""
+    """`access` is whose middleware stands before it, or nobody is asked for a token; `heard` counts. `wait_limit` in
+    seconds, as WAIT_LIMIT."""
 
-    def __init__(self, ops: ImageOps, access: Access | None = None, *, wait_limit: float = WAIT_LIMIT) -> None:
+    def __init__(
+        self,
+        ops: ImageOps,
+        access: Access | None = None,
+        heard: Heard = lambda *call: None,
+        *,
+        wait_limit: float = WAIT_LIMIT,
+    ) -> None:
         routes = [
             *ImageCalls(ops).routes(),
             *MachineImageCalls(ops).routes(),
@@ -43,7 +51,7 @@ class ComputeApi:
             *Neighbours(ops).routes(),
         ]
         self._wait_limit = wait_limit
-        self._dispatcher = Dispatcher(routes, access or Access(None))
+        self._dispatcher = Dispatcher(routes, access or Access(None), heard)
         self._describe = partial(openapi.document, routes)
 
     def routes(self) -> list[web.RouteDef]:
@@ -54,7 +62,11 @@ class ComputeApi:
         ]
 
     async def _call(self, request: web.Request) -> web.Response:
-        body = await _body(request)
+        try:
+            body = await _body(request)
+        except Exception as error:
+            refusal = answer_to_error(error, request.method, request.path)
+            return self._dispatcher.told(request.method, request.path, refusal).response()
         method: str = request.method
         query: Mapping[str, str] = request.query
         if _is_long_get(request):

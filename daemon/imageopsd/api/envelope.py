@@ -26,11 +26,12 @@ _REASONS = {
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What goes back to the caller: always JSON."""
+    """What goes back to the caller: always JSON. `reason` is the code of what refused the request, if something did."""
 
     status: HTTPStatus
     body: bytes
     headers: dict[str, str] = {}
+    reason: str | None = None
 
     def response(self) -> web.Response:
         return web.Response(
@@ -42,10 +43,12 @@ class Answer(msgspec.Struct, frozen=True):
         )
 
 
-def failed(status: HTTPStatus, message: str, headers: dict[str, str] | None = None) -> Answer:
+def failed(
+    status: HTTPStatus, message: str, headers: dict[str, str] | None = None, *, because: str = "OTHER"
+) -> Answer:
     """An envelope for what is no RequestError of ours."""
     reason, code = _REASONS.get(status, ("badRequest", "INVALID_ARGUMENT"))
-    return Answer(status, encode_failure(status, message, reason, code), headers or {})
+    return Answer(status, encode_failure(status, message, reason, code), headers or {}, because)
 
 
 def answer_to_error(error: Exception, method: str, path: str) -> Answer:
@@ -53,10 +56,11 @@ def answer_to_error(error: Exception, method: str, path: str) -> Answer:
     match error:
         case RequestError():
             headers = {"Retry-After": str(error.retry_after)} if isinstance(error, Unavailable) else {}
-            return Answer(error.http_status, encode_error(error), headers)
+            return Answer(error.http_status, encode_error(error), headers, error.code)
         case StoreError():
             log.error("store unavailable", path=path, error=str(error))
-            return failed(HTTPStatus.SERVICE_UNAVAILABLE, str(error), {"Retry-After": STORE_RETRY_AFTER})
+            headers = {"Retry-After": STORE_RETRY_AFTER}
+            return failed(HTTPStatus.SERVICE_UNAVAILABLE, str(error), headers, because="STORE_UNAVAILABLE")
         case ConnectionError():  # the caller went away in the middle; nobody reads this
             return failed(HTTPStatus.BAD_REQUEST, "The connection was lost")
         case web.HTTPException():
@@ -64,7 +68,7 @@ def answer_to_error(error: Exception, method: str, path: str) -> Answer:
             return failed(HTTPStatus(error.status), f"{method} {path}: {error.reason}", allow)
         case _:
             log.error("request failed", method=method, path=path, exc_info=error)
-            return failed(HTTPStatus.INTERNAL_SERVER_ERROR, "Internal error")
+            return failed(HTTPStatus.INTERNAL_SERVER_ERROR, "Internal error", because="INTERNAL_ERROR")
 
 
 @web.middleware

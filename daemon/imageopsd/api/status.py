@@ -1,31 +1,32 @@
-"""The status endpoint: probes from memory alone; `/status` and, for Prometheus, `/metrics` after a short look at what
-the queue and the store count."""
+"""The status endpoint: probes from memory alone, `/status` too but for quotas where there are any; `/metrics` after a
+short look at what the queue, the store and the disk know."""
 
 import json
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import Any
 
-import anyio
 from aiohttp import web
 from prometheus_client.exposition import choose_encoder
 
-from imageopsd.model.errors import StoreError
 from imageopsd.telemetry.board import Board
 from imageopsd.telemetry.metrics import Metrics
 
-REFRESH_LIMIT = 2.0
-"""Seconds a scrape waits for fresh queue depths and quotas; then it shows the last ones rather than nothing."""
-
 
 class StatusApi:
-    """`refresh` brings `metrics` and the board's quotas up to date; probes wait neither for it nor for backend or
-    queue."""
+    """`refresh` brings what `metrics` shows up to date, as far as it soon can, `refresh_quotas` the board's quotas;
+    probes wait for neither."""
 
-    def __init__(self, board: Board, metrics: Metrics, refresh: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        board: Board,
+        metrics: Metrics,
+        refresh: Callable[[], Awaitable[None]],
+        refresh_quotas: Callable[[], Awaitable[None]],
+    ) -> None:
         self._board = board
         self._metrics = metrics
         self._refresh = refresh
+        self._refresh_quotas = refresh_quotas
 
     def routes(self) -> list[web.RouteDef]:
         return [
@@ -52,12 +53,8 @@ class StatusApi:
     def _probe(self, good: bool) -> web.Response:
         return web.Response(status=200 if good else 503, text=f"{self._board.state}\n")
 
-    async def _look(self) -> None:
-        with anyio.move_on_after(REFRESH_LIMIT), suppress(StoreError):
-            await self._refresh()
-
     async def status(self, request: web.Request) -> web.Response:
-        await self._look()
+        await self._refresh_quotas()
 
         def dump(value: Any) -> str:
             return json.dumps(value, indent=2) + "\n"
@@ -65,6 +62,6 @@ class StatusApi:
         return web.json_response(self._board.snapshot() | {"quotas": self._board.fullest_quotas()}, dumps=dump)
 
     async def metrics(self, request: web.Request) -> web.Response:
-        await self._look()
+        await self._refresh()
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
         return web.Response(body=encode(self._metrics.registry), headers={"Content-Type": content_type})

@@ -28,7 +28,8 @@ SideTask = Callable[[], Coroutine[Any, Any, None]]
 
 class Machine:
     """`boot` is an id that no process had before; `totals` are the store's as of now. `ops` are the verbs for the
-    doors, `pulses` show whether the loops get on; `keyring` seals the keys that customers send, and opens them."""
+    doors, `pulses` show whether the loops get on, `could_start` whether the worker leaves
+    something lying (`Worker.could_start`); `keyring` seals the keys that customers send, and opens them."""
 
     def __init__(
         self,
@@ -91,6 +92,7 @@ class Machine:
             self._to_the_last.append(Housekeeping(store, backend, bus, freed=self._worker.look).run)
         self.configure_worker(options)
         self.configure_records(records)
+        self.could_start = self._worker.could_start
         self.pulses = {"intake": self._intake.pulse, "worker": self._worker.pulse, "upkeep": self._upkeep.pulse}
 
     @property
@@ -125,6 +127,7 @@ class Machine:
         last of all. `beside` runs until then."""
         pause = await self._queue.paused()
         self._gate.pause(pause)
+        self._backlog.tell()
         # Each group is cancelled or left before the one around it: a scope's end reaches all that is inside it.
         async with anyio.create_task_group() as leases:
             for task in (*self._to_the_last, *beside):

@@ -52,6 +52,7 @@ from imageopsd.model.events import (
 )
 from imageopsd.model.keys import no_keys
 from imageopsd.model.lifecycle import apply
+from imageopsd.model.phases import Phase
 from imageopsd.model.retry import RetryPolicy
 from imageopsd.model.time import Time
 from imageopsd.ports import Backend, CatalogueChange, Claim, Store
@@ -136,6 +137,15 @@ class Worker:
     @property
     def running(self) -> int:
         return len(self._runs)
+
+    async def could_start(self) -> bool:
+        """Whether a free slot could take something just now. Raises StoreUnavailable. For longer than a moment that is
+        so only where this loop hangs."""
+        free = self._gate.slots - len(self._runs)
+        if self._stopping.is_set() or self._gate.seats(free) <= 0:
+            return False
+        limit, making = self._gate.project_slots, self._gate.making
+        return await self._store.could_claim(self._clock(), project_limit=limit, making=making)
 
     def look(self) -> None:
         """There may be something to claim."""
@@ -411,4 +421,5 @@ def _about(claim: Claim) -> dict[str, object]:
         "project": claim.project,
         "target": operation.target_link.rpartition("/")[2],
         "attempt": claim.attempt,
+        "phase": Phase.WORK,
     }

@@ -159,6 +159,11 @@ def needed_here(path: str) -> Permission:
     return _OURS.get(path) or Permission("imageopsd.daemon.manage", Scope.ADMIN, ANY_PROJECT, path)
 
 
+def reads(method: str, path: str) -> bool:
+    """Whether a call of the Compute API is one that changes nothing."""
+    return method in ("GET", "HEAD") or (method == "POST" and path.endswith(("/wait", "/testIamPermissions")))
+
+
 def needed(method: str, template: str, values: Mapping[str, str]) -> Permission:
     """The permission for a call of the Compute API. `template` is the route that was found, as the discovery document
     writes it (`projects/{project}/global/images/{image}`), and `values` is what was found in it: what is checked is

@@ -143,6 +143,8 @@ class Unavailable(RequestError):
 class Overloaded(Unavailable):
     """As many operations wait as may; there is room again when some have ended."""
 
+    code = "OVERLOADED"
+
     def __init__(self, limit: int) -> None:
         super().__init__(f"{limit} operations are not done yet, as many as may be; send the request again later", 30)
 

@@ -211,6 +211,12 @@ class ObstacleTurned(msgspec.Struct, frozen=True):
     reason: str | None
 
 
+class BacklogTurned(msgspec.Struct, frozen=True):
+    """No more operations are taken on, for that reason, or (`None`) they are again."""
+
+    reason: str | None
+
+
 class CancelAsked(msgspec.Struct, frozen=True):
     """The end of an operation was asked for that somebody works on."""
 
@@ -235,6 +241,7 @@ Happening = (
     | JobCrashed
     | StoreTroubled
     | ObstacleTurned
+    | BacklogTurned
     | CancelAsked
     | LeftBehind
 )

@@ -15,6 +15,7 @@ _TRACEPARENT = re.compile(
     r"-(?P<flags>[0-9a-f]{2})(?P<more>-.*)?",
     re.ASCII,
 )
+_SAMPLED = 0b01
 _KNOWN_FLAGS = 0b11
 """`sampled` and `random-trace-id`; others are to be zero when they are passed on."""
 
@@ -38,6 +39,11 @@ def submitter(traceparent: str) -> tuple[int, int, int]:
 def trace_id(operation: Operation, traceparent: str | None) -> str:
     """32 hex digits: the submitter's trace, else one of the operation's own."""
     return traceparent.split("-")[1] if traceparent else _digest(operation)[:32]
+
+
+def is_sampled(traceparent: str) -> bool:
+    """Whether the submitter keeps its part of the trace, as we then do ours."""
+    return bool(submitter(traceparent)[2] & _SAMPLED)
 
 
 def span_id(operation: Operation) -> int:

@@ -9,6 +9,7 @@ import msgspec
 
 from imageopsd.model.events import (
     Accepted,
+    BacklogTurned,
     Cancelled,
     Change,
     Claimed,
@@ -46,6 +47,7 @@ class Board:
         """How far they are reached as of the last look, the fullest first."""
         self.pending = self.succeeded = self.failed = 0
         self._obstacles: dict[Obstacle, str] = {}
+        self._backlog: dict[str, str] = {}
         self._running: dict[str, tuple[str, Operation]] = {}
         self._failures: deque[dict[str, Any]] = deque(maxlen=RECENT)
         self._dead: deque[dict[str, str]] = deque(maxlen=RECENT)
@@ -63,6 +65,8 @@ class Board:
                 self._obstacles[obstacle] = reason
             case ObstacleTurned(obstacle=obstacle):
                 self._obstacles.pop(obstacle, None)
+            case BacklogTurned(reason=reason):
+                self._backlog = {"backlog": reason} if reason else {}
             case JobBuried(job_id=job_id, reason=reason):
                 self._dead.appendleft({"job": job_id, "reason": reason})
 
@@ -97,12 +101,13 @@ class Board:
     @property
     def ready(self) -> bool:
         """New work is taken, and there is nothing that keeps it from being done but what people or others decide."""
-        return self.phase == "ready" and not self._obstacles.keys() & {Obstacle.STORE, Obstacle.BACKEND}
+        ill = self._obstacles.keys() & {Obstacle.STORE, Obstacle.BACKEND}
+        return self.phase == "ready" and not ill and not self._backlog
 
     @property
     def state(self) -> str:
         """The phase; and what stands in the way, if anything does."""
-        return "; ".join([self.phase, *self._obstacles.values()])
+        return "; ".join([self.phase, *self._obstacles.values(), *self._backlog.values()])
 
     def sentence(self) -> str:
         """For whoever reads one line: `systemctl status`."""
@@ -119,7 +124,7 @@ class Board:
             **self._head,
             "slots": self.slots,
             "phase": self.phase,
-            "obstacles": dict(self._obstacles),
+            "obstacles": {**self._obstacles, **self._backlog},
             "operations": {
                 "pending": self.pending,
                 "running": len(self._running),

@@ -12,6 +12,7 @@ from aiohttp.web import RequestPayloadError
 from imageopsd.model.events import (
     Accepted,
     BackendCrashed,
+    BacklogTurned,
     Cancelled,
     Change,
     Claimed,
@@ -30,6 +31,7 @@ from imageopsd.model.events import (
     Succeeded,
 )
 from imageopsd.model.faults import Fault, fault_of
+from imageopsd.model.phases import phase_after
 from imageopsd.model.trace import trace_id
 from imageopsd.telemetry.redaction import redact
 
@@ -130,6 +132,10 @@ def hear(happening: Happening, *, traced: bool = False) -> None:
             log.info("operations are started again", obstacle=obstacle)
         case ObstacleTurned(obstacle=obstacle, reason=reason):
             log.warning("no operation is started", obstacle=obstacle, reason=reason)
+        case BacklogTurned(reason=None):
+            log.info("work is taken again")
+        case BacklogTurned(reason=reason):
+            log.warning("no more work is taken", reason=reason)
         case StoreTroubled(doing=doing, error=error):
             log.error("store unavailable", doing=doing, error=str(error))
         case LeftBehind(what=what, which=which):
@@ -148,6 +154,8 @@ def _changed(change: Change, traced: bool) -> None:
     )
     if traced or change.traceparent:
         line = line.bind(trace_id=trace_id(operation, change.traceparent))
+    if phase := phase_after(change.event):
+        line = line.bind(phase=phase)
     match change.event:
         case Accepted():
             line.info("operation accepted", user=operation.user)

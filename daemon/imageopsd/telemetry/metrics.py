@@ -1,7 +1,9 @@
 """Every metric of the daemon. No identifier is a label; every label pair is there from the first scrape, so that
 `rate()` sees the first failure."""
 
+import time
 from collections.abc import Iterable
+from http import HTTPStatus
 from itertools import product
 from math import inf
 from typing import TypeVar
@@ -20,6 +22,7 @@ from imageopsd.model.events import (
     Accepted,
     BackendAnswered,
     BackendCrashed,
+    BacklogTurned,
     BytesReceived,
     Cancelled,
     Change,
@@ -40,14 +43,26 @@ from imageopsd.model.events import (
 )
 from imageopsd.model.faults import Fault, fault_of
 from imageopsd.model.operation import ErrorEntry, Operation
+from imageopsd.model.phases import Phase
 from imageopsd.model.quota import Metric, Reach
 from imageopsd.model.time import Time
+from imageopsd.model.trace import is_sampled, trace_id
+from imageopsd.telemetry.phases import Phases
 from imageopsd.telemetry.vitals import Vitals
 
 TYPES = ("insert", "patch", "deprecate", "setLabels", "delete")
 OUTCOMES = ("success", "failure", "cancelled")
 REASONS = ("INVALID_FIELD_VALUE", "REQUEST_ID_REUSED")
+REJECTIONS = (
+    "INVALID_FIELD_VALUE", "PERMISSION_DENIED", "RESOURCE_NOT_FOUND", "RESOURCE_NOT_READY", "RESOURCE_ALREADY_EXISTS",
+    "REQUEST_ID_REUSED", "OPERATION_NOT_FAILED", "CONDITION_NOT_MET", "POLICY_CHANGED", "OVERLOADED", "UNAVAILABLE",
+    "STORE_UNAVAILABLE", "INTERNAL_ERROR", "OTHER",
+)  # fmt: skip
+"""Why a request that was to change something did not: codes of errors, and what HTTP refuses by itself."""
+STATUSES = ("200", "400", "403", "404", "405", "408", "409", "412", "413", "500", "503", "other")
 REFUSALS = ("missing", "unknown", "forbidden")
+SOURCES = ("queue", "quota", "worker", "disk")
+"""Whom a scrape asks."""
 SPANS = ("exported", "dropped")
 QUOTAS = tuple(Metric)
 OTHER = "other"
@@ -61,13 +76,23 @@ COMMITS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1, 5)
 Family = TypeVar("Family", Counter, Gauge, Histogram)
 
 
-class Metrics:
-    """Subscribe `hear` to the bus and expose `registry`."""
+class OwnProcess(ProcessCollector):
+    """The `process_*` of this process. The library reads the time of boot from /proc/stat and shows nothing at all
+    where that is hidden, as ProcSubset=pid of our unit has it; the kernel's clocks tell it everywhere."""
 
-    def __init__(self, version: str, backend: str, slots: int) -> None:
+    def _boot_time(self) -> float:
+        return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class Metrics:
+    """Subscribe `hear` to the bus and expose `registry`. With `traced` the buckets of what an operation took name the
+    trace of one that fell into them, in the format that can say so (OpenMetrics, which Prometheus asks for)."""
+
+    def __init__(self, version: str, backend: str, slots: int, *, traced: bool = False) -> None:
+        self._traced = traced
         disable_created_metrics()  # type: ignore[no-untyped-call]  # `_created` doubles a counter's series (prometheus/client_python#672)
         self.registry = CollectorRegistry()
-        ProcessCollector(registry=self.registry)
+        OwnProcess(registry=self.registry)
         PlatformCollector(registry=self.registry)
         build = Gauge("imageopsd_build_info", "Version and backend of this daemon; always 1.", ["version", "backend"],
                       registry=self.registry)  # fmt: skip
@@ -81,7 +106,8 @@ class Metrics:
         self._failed = self._counter("operations_failed", "Operations that failed, by who must act.",
                                      fault=tuple(Fault))  # fmt: skip
         self._accepted = self._counter("operations_accepted", "Operations recorded for the first time.", type=TYPES)
-        self._retries = self._counter("operation_retries", "Attempts that failed and will be made again.", type=TYPES)
+        self._retries = self._counter("operation_retries", "Attempts that failed and will be made again, by whose "
+                                      "fault that was.", reason=tuple(Fault))  # fmt: skip
         self._interrupted = self._counter("operations_interrupted", "Attempts given back by a stop.", type=TYPES)
         self._buried = self._counter("jobs_dead_lettered", "Jobs that could not become operations.", reason=REASONS)
         self._received = self._counter("bytes_received", "Bytes that came in from image sources.")
@@ -92,10 +118,17 @@ class Metrics:
         self._call_duration = self._histogram("backend_request_duration", "From a call of the backend to its end.",
                                               HOURS, verb=tuple(Verb))  # fmt: skip
         self._troubles = self._counter("store_unavailable", "Writes put off: the disk was full or the database locked.")
+        self._answers = self._counter("requests", "Calls of the Compute paths that were let in, by HTTP status.",
+                                      code=STATUSES)  # fmt: skip
+        self._rejected = self._counter("jobs_rejected", "Requests over REST that were to change something and were "
+                                       "refused.", reason=REJECTIONS)  # fmt: skip
         self._refused = self._counter("auth_failures", "Requests without a token, with no good one, or above it.",
                                       reason=REFUSALS)  # fmt: skip
         self._duration = self._histogram("operation_duration", "From the first claim to the end.", HOURS, type=TYPES,
                                          outcome=OUTCOMES)  # fmt: skip
+        self._phase = self._histogram("operation_phase_duration", "What an operation spent in each phase of its life, "
+                                      "told at its end.", HOURS, type=TYPES, phase=tuple(Phase))  # fmt: skip
+        self._phases = Phases(lambda kind, phase, seconds: self._phase.labels(kind, phase).observe(seconds))
         self._wait = self._histogram("queue_wait", "From the record of an operation to its first claim.", WAITS)
         self.commit = self._histogram("journal_write", "One commit of the record store, fsync included.", COMMITS)
         self.lag = self._histogram("event_loop_lag", "How late the event loop was for what was ready, when looked at.",
@@ -106,9 +139,13 @@ class Metrics:
         self._queue = self._gauge("queue_jobs", "Jobs by where they wait.", state=("waiting", "dead"))
         self._obstacles = self._gauge("starts_blocked", "1 while that keeps operations from being started.",
                                       reason=tuple(Obstacle))  # fmt: skip
+        self._backlog = self._gauge("backlog_full", "1 from when records.max_unfinished operations are not done until "
+                                    "half of them are: requests are refused, jobs wait.")  # fmt: skip
         self._pending = self._gauge("operations_pending", "Operations no worker has taken yet.")
         self._oldest = self._gauge("queue_oldest_job_age_seconds", "Age of the oldest job in the queue; 0 if empty.")
 
+        self._scrape_errors = self._counter("scrape_errors", "Figures that a scrape shows as they were before, for who "
+                                            "knows them failed or did not answer in time.", source=SOURCES)  # fmt: skip
         self._spans = self._counter("trace_spans", "Spans of traces, by whether the collector took them.",
                                     outcome=SPANS)  # fmt: skip
         # no project's name: it would be told to whoever may scrape, and there is no end of them
@@ -137,6 +174,7 @@ class Metrics:
         match happening:
             case Change():
                 self._changed(happening)
+                self._phases.changed(happening)
             case JobBuried(kind=kind):
                 self._buried.labels(kind).inc()
             case BytesReceived(size=size):
@@ -152,6 +190,8 @@ class Metrics:
                 self._troubles.inc()
             case ObstacleTurned(obstacle=obstacle, reason=reason):
                 self._obstacles.labels(obstacle).set(reason is not None)
+            case BacklogTurned(reason=reason):
+                self._backlog.set(reason is not None)
 
     def _changed(self, change: Change) -> None:
         operation, kind = change.operation, change.operation.operation_type
@@ -163,10 +203,10 @@ class Metrics:
                 self._running_now.add(operation.id)
                 self._running.labels(kind).inc()
                 if started == change.at:
-                    self._wait.observe((started - operation.insert_time).total_seconds())
-            case Deferred():
+                    self._wait.observe((started - operation.insert_time).total_seconds(), self._exemplar(change))
+            case Deferred(failure=failure):
                 self._left(operation)
-                self._retries.labels(kind).inc()
+                self._retries.labels(fault_of(failure, HTTPStatus.SERVICE_UNAVAILABLE)).inc()
             case Postponed():
                 self._left(operation)
             case Interrupted():
@@ -188,7 +228,13 @@ class Metrics:
         for error in change.operation.error.errors if change.operation.error else ():
             self._count_refusal(error)
         if started is not None:  # a refused job was never claimed
-            self._duration.labels(kind, outcome).observe((change.at - started).total_seconds())
+            seconds = (change.at - started).total_seconds()
+            self._duration.labels(kind, outcome).observe(seconds, self._exemplar(change))
+
+    def _exemplar(self, change: Change) -> dict[str, str] | None:
+        if not self._traced or (change.traceparent and not is_sampled(change.traceparent)):
+            return None
+        return {"trace_id": trace_id(change.operation, change.traceparent)}
 
     def _left(self, operation: Operation) -> None:
         if operation.id in self._running_now:
@@ -223,19 +269,32 @@ class Metrics:
             self._quota_usage.labels(metric).set(found.usage if found else 0)
             self._quota_limit.labels(metric).set(found.limit if found else inf)
 
+    def answered(self, changes: bool, status: int, reason: str | None) -> None:
+        """A call that `changes` something, or was to, with the code of what refused it."""
+        code = str(int(status))
+        self._answers.labels(code if code in STATUSES else "other").inc()
+        if changes and reason is not None:
+            self._rejected.labels(reason if reason in REJECTIONS else "OTHER").inc()
+
     def refused(self, reason: str) -> None:
         """`reason` is one of REFUSALS."""
         self._refused.labels(reason).inc()
+
+    def scrape_failed(self, source: str) -> None:
+        """`source` is one of SOURCES."""
+        self._scrape_errors.labels(source).inc()
 
     def spans(self, outcome: str, count: int) -> None:
         """`outcome` is one of SPANS. May be called in any thread."""
         self._spans.labels(outcome).inc(count)
 
-    def set_depths(self, waiting: int, dead: int, oldest_age: float, pending: int) -> None:
+    def set_pending(self, pending: int) -> None:
+        self._pending.set(pending)
+
+    def set_depths(self, waiting: int, dead: int, oldest_age: float) -> None:
         self._queue.labels("waiting").set(waiting)
         self._queue.labels("dead").set(dead)
         self._oldest.set(oldest_age)
-        self._pending.set(pending)
 
 
 def _prepared(family: Family, labels: dict[str, tuple[str, ...]]) -> Family:

@@ -19,8 +19,8 @@ HIDDEN = "[hidden]"
 LINE = frozenset({"timestamp", "level", "event", "logger", "version", "dropped_keys"})
 WORK = frozenset({
     "operation", "operation_id", "operation_type", "client_operation_id", "job_id", "project", "target", "attempt",
-    "trace_id", "span_id", "user", "progress", "message", "warnings", "duration_seconds", "next_attempt", "reason",
-    "error", "error_code", "error.kind", "http_status",
+    "phase", "trace_id", "span_id", "user", "progress", "message", "warnings", "duration_seconds", "next_attempt",
+    "reason", "error", "error_code", "error.kind", "http_status",
 })  # fmt: skip
 TRACEBACK = frozenset({
     "exception", "exc_type", "exc_value", "exc_notes", "syntax_error", "is_cause", "is_group", "exceptions", "frames",

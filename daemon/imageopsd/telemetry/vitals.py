@@ -20,6 +20,8 @@ class Vitals:
 
     def __init__(self, gauge: Callable[..., Gauge]) -> None:
         self._ready = gauge("ready", "1 while new work is taken and can be done, as /readyz says.")
+        self._possible = gauge("start_possible", "1 while an operation is due, a slot is free and nothing is against "
+                               "it: for longer than a moment only if the worker hangs.")  # fmt: skip
         self._stuck = gauge("loops_stuck", "Loops of the daemon that hang, as /livez says.")
         self._oldest = gauge("oldest_running_operation_age_seconds",
                              "Age of the operation that was begun first of those that run; 0 if none.")  # fmt: skip
@@ -44,6 +46,9 @@ class Vitals:
         self._ready.set(ready)
         self._stuck.set(stuck)
         self._oldest.set(oldest_age)
+
+    def set_start_possible(self, possible: bool) -> None:
+        self._possible.set(possible)
 
     def set_space(self, free: int, size: int) -> None:
         """In bytes."""

@@ -19,11 +19,10 @@ from imageopsd.model.quota import Quotas
 from imageopsd.model.requests import AnyRequest
 from imageopsd.model.resource import Resource
 from imageopsd.ports import Cancellation, CatalogueChange, Claim, ClaimRound, Forget, Publish
-from imageopsd.storage.sqlite import ledger
+from imageopsd.storage.sqlite import ledger, turns
 from imageopsd.storage.sqlite.catalogue import decode_resource, replace_resource, text_of
 from imageopsd.storage.sqlite.connection import Transaction, Writer, milliseconds, time_of
 from imageopsd.storage.sqlite.records import Records, decode_operation, decode_request
-from imageopsd.storage.sqlite.turns import Turns
 
 _decode_cancelled = msgspec.json.Decoder(Cancelled).decode
 
@@ -32,7 +31,7 @@ class Claims(Records):
     """The part of the store that knows who works on what."""
 
     _writer: Writer
-    _turns: Turns
+    _turns: turns.Turns
     quotas: Quotas
 
     async def claim(
@@ -57,6 +56,19 @@ class Claims(Records):
             return ClaimRound(claims, None if due is None else time_of(due))
 
         return await self._writer.run(take)
+
+    async def could_claim(self, now: datetime, *, project_limit: int | None = None, making: bool = True) -> bool:
+        busy = dict(await self._readers.fetch(turns.RUNNING)) if project_limit is not None else {}
+        full = {project for project, running in busy.items() if running >= (project_limit or 0)}
+        late = await self._readers.fetch(turns.LATE, milliseconds(now), int(making), turns.WAKE)
+        if any(project not in full for (project,) in late):
+            return True
+        statement, project = turns.NEXT_PROJECT if making else turns.NEXT_PROJECT_TO_CHANGE, ""
+        while rows := await self._readers.fetch(statement, project):
+            ((project,),) = rows
+            if project not in full:
+                return True
+        return False
 
     async def save(self, claim: Claim, operation: Operation) -> None:
         def update(tx: Transaction) -> None:

@@ -29,6 +29,11 @@ DUE = (
     "UPDATE tasks SET not_before = 0 WHERE operation_id IN (SELECT operation_id FROM tasks WHERE runnable = 1"
     " AND token IS NULL AND not_before > 0 AND not_before <= ? ORDER BY not_before LIMIT ?)"
 )
+LATE = (
+    "SELECT project FROM tasks WHERE runnable = 1 AND token IS NULL AND not_before > 0 AND not_before <= ?"
+    " AND makes <= ? ORDER BY not_before LIMIT ?"
+)
+"""Projects of deferred operations that are due and that no claim has made ready yet."""
 TAKE = (
     "UPDATE tasks SET token = lower(hex(randomblob(16))), owner = ?, lease_until = ?, attempt = attempt + 1, begun = 1"
     f" WHERE operation_id IN (SELECT operation_id FROM tasks WHERE {_READY} AND project = ?"
