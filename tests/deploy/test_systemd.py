@@ -1,5 +1,6 @@
 """The shipped units under a real systemd."""
 
+import base64
 import json
 import shutil
 import subprocess
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.daemon_process import LIMIT
-from tests.deploy.booted import UNITS, Booted
+from tests.deploy.booted import DATA, UNITS, Booted
 from tests.needs import need
 
 CONFIG = """
@@ -178,6 +179,17 @@ def test_a_job_that_root_queues_while_the_service_is_down_is_done_by_the_next_st
     submit(service, "brief-one")
     service.systemctl("start", "imageopsd.service")
     wait_for_status(service, "Ready: 0 running, 0 waiting, 1 succeeded, 0 failed")
+
+
+def test_the_first_job_with_a_customers_key_may_be_one_that_root_queues(service: Booted) -> None:
+    """Root makes the keys of a daemon that is not root, and it can read them."""
+    key = base64.b64encode(bytes(range(32))).decode()
+    body = {"name": "brief-key", "rawDisk": {"source": "https://example.com/d"}, "imageEncryptionKey": {"rawKey": key}}
+    job = json.dumps({"method": "images.insert", "project": "p", "body": body})
+    submitted = service.imageopsd("submit", "-", stdin=job)
+    wait_for_status(service, "Ready: 0 running, 0 waiting, 1 succeeded, 0 failed")
+    assert "error" not in record(service, submitted)
+    assert service.run("sh", "-c", f"stat --format=%U {DATA}/keys {DATA}/keys/*").stdout.split() == ["imageopsd"] * 2
 
 
 def test_no_connection_is_refused_over_a_restart(service: Booted) -> None:

@@ -20,7 +20,7 @@ from imageopsd.model.errors import (
     StoreUnavailable,
     Unavailable,
 )
-from imageopsd.model.events import Accepted, CancelAsked, Cancelled, Change, Failed, StoreTroubled
+from imageopsd.model.events import Accepted, CancelAsked, Cancelled, Change, Failed, KeysTurned, StoreTroubled
 from imageopsd.model.image import DeprecationState, Image, ImageStatus, labelled, reserved
 from imageopsd.model.keys import without_keyring, without_keys
 from imageopsd.model.lifecycle import apply
@@ -83,6 +83,7 @@ class ImageOps:
         self._why_waiting = why_waiting
         self._seal = seal
         self.draining = False
+        self._unsealed = False
         self.configure(request_id_window=request_id_window)
 
     def configure(self, *, request_id_window: float) -> None:
@@ -92,7 +93,7 @@ class ImageOps:
         """Records an operation for the request and returns it, durable; for a repeated request id the first one."""
         if self.draining:
             raise Unavailable("The daemon is shutting down; send the request again in a moment")
-        request = self._seal(request)
+        request = self._sealed(request)
         try:
             if self._backlog is not None:
                 self._backlog.check()
@@ -105,6 +106,20 @@ class ImageOps:
         except StoreUnavailable as error:
             self._bus.publish(StoreTroubled("recording a request", error))
             raise
+
+    def _sealed(self, request: AnyRequest) -> AnyRequest:
+        """The request with its keys sealed. That our own keys cannot be used is told once, not with each request."""
+        try:
+            sealed = self._seal(request)
+        except Unavailable as error:
+            if not self._unsealed:
+                self._unsealed = True
+                self._bus.publish(KeysTurned(str(error.__cause__ or error)))
+            raise
+        if self._unsealed and sealed.keys is not None:
+            self._unsealed = False
+            self._bus.publish(KeysTurned(None))
+        return sealed
 
     async def _first(self, request: AnyRequest) -> Operation | None:
         window = self._clock() - self._request_id_window

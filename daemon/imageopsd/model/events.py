@@ -190,6 +190,12 @@ class StoreTroubled(msgspec.Struct, frozen=True):
     error: Exception
 
 
+class KeysTurned(msgspec.Struct, frozen=True):
+    """Requests with customers' keys cannot be taken, for that reason, or (`None`) they are again."""
+
+    reason: str | None
+
+
 class Obstacle(StrEnum):
     """What keeps operations from being started."""
 
@@ -233,6 +239,7 @@ Happening = (
     | BackendCrashed
     | JobCrashed
     | StoreTroubled
+    | KeysTurned
     | ObstacleTurned
     | CancelAsked
     | LeftBehind

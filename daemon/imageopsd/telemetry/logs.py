@@ -21,6 +21,7 @@ from imageopsd.model.events import (
     Interrupted,
     JobBuried,
     JobCrashed,
+    KeysTurned,
     LeaseWasLost,
     LeftBehind,
     ObstacleTurned,
@@ -132,6 +133,10 @@ def hear(happening: Happening, *, traced: bool = False) -> None:
             log.warning("no operation is started", obstacle=obstacle, reason=reason)
         case StoreTroubled(doing=doing, error=error):
             log.error("store unavailable", doing=doing, error=str(error))
+        case KeysTurned(reason=None):
+            log.info("customers' keys are taken again")
+        case KeysTurned(reason=reason):
+            log.error("customers' keys cannot be taken", reason=reason)
         case LeftBehind(what=what, which=which):
             log.warning(what, which=which)
 

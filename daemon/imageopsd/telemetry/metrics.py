@@ -28,6 +28,7 @@ from imageopsd.model.events import (
     Happening,
     Interrupted,
     JobBuried,
+    KeysTurned,
     LeaseWasLost,
     Obstacle,
     ObstacleTurned,
@@ -91,6 +92,8 @@ class Metrics:
         self._call_duration = self._histogram("backend_request_duration", "From a call of the backend to its end.",
                                               HOURS, verb=tuple(Verb))  # fmt: skip
         self._troubles = self._counter("store_unavailable", "Writes put off: the disk was full or the database locked.")
+        self._keys_unusable = self._gauge("keys_unusable", "1 while requests with customers' keys cannot be taken: the "
+                                          "daemon's own cannot be read.")  # fmt: skip
         self._refused = self._counter("auth_failures", "Requests without a token, with no good one, or above it.",
                                       reason=REFUSALS)  # fmt: skip
         self._duration = self._histogram("operation_duration", "From the first claim to the end.", HOURS, type=TYPES,
@@ -143,6 +146,8 @@ class Metrics:
                 self._crashes.inc()
             case StoreTroubled():
                 self._troubles.inc()
+            case KeysTurned(reason=reason):
+                self._keys_unusable.set(reason is not None)
             case ObstacleTurned(obstacle=obstacle, reason=reason):
                 self._obstacles.labels(obstacle).set(reason is not None)
 
