@@ -476,7 +476,23 @@ def test_the_daemon_refuses_to_start_on_what_config_check_finds(tmp_path: Path) 
 
 def test_a_good_configuration_is_called_good() -> None:
     ended = run_cli("config", "check")
-    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "the configuration is good\n", "")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (
+        0,
+        "no file: defaults, environment and flags: the configuration is good\n",
+        "",
+    )
+
+
+def test_every_file_that_the_doors_need_is_looked_at_before_the_configuration_is_called_good(tmp_path: Path) -> None:
+    """What the daemon would not start on: it says the same itself."""
+    file = tmp_path / "imageopsd.toml"
+    file.write_text('[server]\ntokens_file = "/no/t"\ntls_certificate = "/no/c"\ntls_private_key = "/no/k"\n')
+    arguments = ("--config", file, "--data-dir", tmp_path / "data")
+    check, serve = run_cli("config", "check", *arguments), run_cli("serve", *arguments)
+    assert (check.returncode, serve.returncode, check.stdout) == (78, 78, "")
+    for path in ("/no/t", "/no/c", "/no/k"):
+        for said in (check.stderr, serve.stderr):
+            assert f"{path}: cannot be read: No such file or directory" in said
 
 
 def test_a_flag_beats_the_environment_that_beats_the_file_that_beats_the_default(tmp_path: Path) -> None:

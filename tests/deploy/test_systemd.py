@@ -28,6 +28,7 @@ steps = [{ progress = 40 }, { wait = "1h" }]
 """
 
 HERE = "http://127.0.0.1:8640"
+COMMAND = "/opt/imageopsd/bin/imageopsd"
 CONFIG_FILE = "/etc/imageopsd/imageopsd.toml"
 DROPPED = "/run/systemd/system/imageopsd.service.d/test.conf"
 FETCH = """
@@ -242,6 +243,23 @@ def test_a_configuration_error_is_not_tried_again(service: Booted) -> None:
     assert service.run("systemctl", "restart", "imageopsd.service").returncode != 0
     assert (service.show("ActiveState"), service.show("NRestarts")) == ("failed", "0")
     assert service.show("ExecMainStatus") == "78"
+
+
+def test_a_command_of_root_finds_what_the_service_reads_by_itself(service: Booted) -> None:
+    assert service.run(COMMAND, "config", "check").stdout == f"{CONFIG_FILE}: the configuration is good\n"
+    assert service.run(COMMAND, "queue", "pause", "--reason", "a test").stdout == "/var/lib/imageopsd: paused: a test\n"
+    service.until(lambda: '"paused"' in fetched(service, "/status"), "nobody is paused")
+
+
+def test_a_configuration_that_only_root_can_read_is_a_configuration_error(service: Booted) -> None:
+    try:
+        service.run("chmod", "600", CONFIG_FILE)
+        assert service.run("systemctl", "restart", "imageopsd.service").returncode != 0
+        assert service.show("ExecMainStatus") == "78"
+        said = f"{CONFIG_FILE}: cannot be read: Permission denied; the user imageopsd must be able to"
+        assert said in service.journal()
+    finally:
+        service.run("chmod", "644", CONFIG_FILE)
 
 
 def test_the_unit_is_exposed_no_more_than_it_was() -> None:
