@@ -28,6 +28,8 @@ steps = [{ progress = 40 }, { wait = "1h" }]
 """
 
 HERE = "http://127.0.0.1:8640"
+NEWER = {"notify-reload.conf.example": 253, "patience.conf.example": 254}
+"""The systemd that an example needs, where that is newer than what the units need."""
 COMMAND = "/opt/imageopsd/bin/imageopsd"
 CONFIG_FILE = "/etc/imageopsd/imageopsd.toml"
 DROPPED = "/run/systemd/system/imageopsd.service.d/test.conf"
@@ -234,6 +236,12 @@ def test_a_reload_takes_over_what_is_good_and_reports_what_is_not(service: Boote
         assert f"{CONFIG_FILE}:5: worker.slots: Expected 'int' >= 1" in service.journal()
         assert (service.show("ActiveState"), service.show("MainPID")) == ("active", life)
         assert '"slots": 7' in fetched(service, "/status")
+        told = (
+            "Ready: 0 running, 0 waiting, 0 succeeded, 0 failed; the new configuration has errors, the old one counts"
+        )
+        wait_for_status(service, told)
+        refused = 'imageopsd_config_last_reload_successful{file="configuration"} 0.0'
+        assert refused in fetched(service, "/metrics").splitlines()
     finally:
         service.write(CONFIG_FILE, CONFIG)
 
@@ -243,6 +251,35 @@ def test_a_configuration_error_is_not_tried_again(service: Booted) -> None:
     assert service.run("systemctl", "restart", "imageopsd.service").returncode != 0
     assert (service.show("ActiveState"), service.show("NRestarts")) == ("failed", "0")
     assert service.show("ExecMainStatus") == "78"
+
+
+def test_a_request_that_meets_a_configuration_error_is_turned_away_and_the_socket_lives(service: Booted) -> None:
+    """However many come; and the first one after the error is mended is answered."""
+    service.systemctl("stop", "imageopsd.service")
+    reconfigure(service, "Environment=IMAGEOPSD_WORKER__SLOTS=none")
+    service.systemctl("start", "imageopsd.socket")
+    for _ in range(7):  # systemd's own patience is 5 starts
+        assert fetch(service, "/livez") == ""
+        service.until(lambda: service.show("ActiveState") == "failed", "it goes on though nobody asks")
+    assert service.show("ExecMainStatus") == "78"
+    assert service.show("SubState", "imageopsd.socket") == "listening"
+    reconfigure(service, "")
+    assert fetch(service, "/livez") == "200"
+
+
+def test_a_daemon_that_finds_the_disk_full_is_started_until_there_is_room(service: Booted) -> None:
+    service.systemctl("stop", "imageopsd.service")
+    reconfigure(service, "RestartSec=100ms")
+    try:
+        assert service.run("mount", "-t", "tmpfs", "-o", "size=256k,mode=700", "tmpfs", DATA).returncode == 0
+        service.run("dd", "if=/dev/zero", f"of={DATA}/filler", "bs=4k")
+        service.systemctl("start", "--no-block", "imageopsd.service")
+        service.until(lambda: int(service.show("NRestarts")) > 5, "it was given up")  # systemd's own patience is 5
+        service.run("rm", f"{DATA}/filler")
+        service.until(lambda: service.show("ActiveState") == "active", "it did not get ready")
+    finally:
+        service.run("systemctl", "stop", "imageopsd.service")
+        service.run("umount", DATA)
 
 
 def test_a_command_of_root_finds_what_the_service_reads_by_itself(service: Booted) -> None:
@@ -279,7 +316,7 @@ def test_systemd_understands_every_line_of_the_units(tmp_path: Path) -> None:
         (tmp_path / unit.name).write_text(text)
     version = int(subprocess.check_output(["systemd-analyze", "--version"], text=True).split()[1])
     for drop_in in UNITS.glob("imageopsd.service.d/*.conf.example"):
-        if "notify-reload" in drop_in.name and version < 253:
+        if version < NEWER.get(drop_in.name, 0):
             continue
         directory = tmp_path / "imageopsd.service.d"
         directory.mkdir(exist_ok=True)
