@@ -28,7 +28,7 @@ from imageopsd.engine.imageops import ImageOps
 from imageopsd.engine.machine import Machine
 from imageopsd.engine.pulse import Watch
 from imageopsd.keys import Keyring
-from imageopsd.model.events import Cancelled, Change, Failed, Happening, Succeeded
+from imageopsd.model.events import Cancelled, Change, Failed, Happening, StuckTurned, Succeeded
 from imageopsd.model.names import IdSource
 from imageopsd.model.quota import Quotas
 from imageopsd.model.time import Time
@@ -131,8 +131,7 @@ class Daemon:
         """What was seen of our loops. A service manager that is not told that all is well kills us, and the next start
         goes on where we hung."""
         if stuck != self._board.stuck:
-            log.error("stuck", loops=list(stuck)) if stuck else log.warning("no longer stuck")
-        self._board.stuck = stuck
+            self._bus.publish(StuckTurned(stuck))
         if self._watchdog and not stuck:
             notify(WATCHDOG=1)
 

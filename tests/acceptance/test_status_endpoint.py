@@ -104,6 +104,7 @@ def test_the_status_tells_what_runs_and_what_went_wrong(lived: Lived) -> None:
         "backend": "simulated",
         "slots": 3,
         "phase": "ready",
+        "stuck": [],
         "obstacles": {},
         "operations": {"pending": 0, "running": 1, "succeeded": 4, "failed": 1},
         "running": [

@@ -216,6 +216,12 @@ class ObstacleTurned(msgspec.Struct, frozen=True):
     reason: str | None
 
 
+class StuckTurned(msgspec.Struct, frozen=True):
+    """Other loops of the daemon hang than before: these, or none any more."""
+
+    loops: tuple[str, ...]
+
+
 class CancelAsked(msgspec.Struct, frozen=True):
     """The end of an operation was asked for that somebody works on."""
 
@@ -241,6 +247,7 @@ Happening = (
     | StoreTroubled
     | KeysTurned
     | ObstacleTurned
+    | StuckTurned
     | CancelAsked
     | LeftBehind
 )

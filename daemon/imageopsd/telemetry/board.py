@@ -19,6 +19,7 @@ from imageopsd.model.events import (
     Obstacle,
     ObstacleTurned,
     Postponed,
+    StuckTurned,
     Succeeded,
 )
 from imageopsd.model.operation import Operation
@@ -56,6 +57,8 @@ class Board:
                 self._obstacles[obstacle] = reason
             case ObstacleTurned(obstacle=obstacle):
                 self._obstacles.pop(obstacle, None)
+            case StuckTurned(loops=loops):
+                self.stuck = loops
             case JobBuried(job_id=job_id, reason=reason):
                 self._dead.appendleft({"job": job_id, "reason": reason})
 
@@ -109,6 +112,7 @@ class Board:
             **self._head,
             "slots": self.slots,
             "phase": self.phase,
+            "stuck": list(self.stuck),
             "obstacles": dict(self._obstacles),
             "operations": {
                 "pending": self.pending,

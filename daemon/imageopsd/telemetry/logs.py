@@ -28,6 +28,7 @@ from imageopsd.model.events import (
     Postponed,
     Progressed,
     StoreTroubled,
+    StuckTurned,
     Succeeded,
 )
 from imageopsd.model.faults import Fault, fault_of
@@ -137,6 +138,10 @@ def hear(happening: Happening, *, traced: bool = False) -> None:
             log.info("customers' keys are taken again")
         case KeysTurned(reason=reason):
             log.error("customers' keys cannot be taken", reason=reason)
+        case StuckTurned(loops=()):
+            log.warning("no longer stuck")
+        case StuckTurned(loops=loops):
+            log.error("stuck", loops=list(loops))
         case LeftBehind(what=what, which=which):
             log.warning(what, which=which)
 
