@@ -28,7 +28,7 @@ from imageopsd.engine.imageops import ImageOps
 from imageopsd.engine.machine import Machine
 from imageopsd.engine.pulse import Watch
 from imageopsd.keys import Keyring
-from imageopsd.model.events import Cancelled, Change, Failed, Happening, StuckTurned, Succeeded
+from imageopsd.model.events import Cancelled, Change, Failed, Happening, JobBuried, StuckTurned, Succeeded
 from imageopsd.model.names import IdSource
 from imageopsd.model.quota import Quotas
 from imageopsd.model.time import Time
@@ -86,6 +86,8 @@ class Daemon:
         self._stop = anyio.Event()  # a latch: set by whatever ends us, never cleared (procrastinate#1563)
         self._activity = anyio.Event()
         self._ended = 0
+        self.failures = 0
+        """Operations that ended in an error in this life, cancelled ones too, and jobs that could not become any."""
         self._machine: Machine | None = None
         self._bus = EventBus()
         self._board = Board(self._version, settings.backend, settings.worker.slots, clock())
@@ -285,6 +287,10 @@ class Daemon:
 
     def _count(self, happening: Happening) -> None:
         self._activity.set()
+        if isinstance(happening, JobBuried) or (
+            isinstance(happening, Change) and isinstance(happening.event, Failed | Cancelled)
+        ):
+            self.failures += 1
         if isinstance(happening, Change) and isinstance(happening.event, Succeeded | Failed | Cancelled):
             self._ended += 1
             if self._ended == self._max_operations:

@@ -594,6 +594,28 @@ def test_a_daemon_with_a_deferred_operation_is_not_idle(tmp_path: Path) -> None:
         ] == ["operation deferred", "operation started", "operation succeeded", "idle"]
 
 
+@pytest.mark.parametrize("name", ["bad-one", "good-one"])
+@pytest.mark.parametrize("ending", [["--exit-when-idle", "50ms"], ["--max-operations", "1"]])
+def test_a_run_that_ends_by_itself_says_whether_an_operation_failed_in_it(
+    tmp_path: Path, name: str, ending: list[str]
+) -> None:
+    job = {"method": "images.insert", "project": "p", "body": {"name": name, "rawDisk": SOURCE}}
+    run_cli("submit", "-", "--data-dir", tmp_path, stdin=json.dumps(job))
+    with DaemonProcess(tmp_path, *SIMULATED, SCRIPTS, arguments=ending) as daemon:
+        assert daemon.wait() == (1 if name == "bad-one" else 0)
+
+
+def test_a_run_that_buries_a_job_has_failed(tmp_path: Path) -> None:
+    jobs = [
+        {"method": "images.insert", "project": "p", "requestId": "11111111-2222-3333-4444-555555555555",
+         "body": {"name": name, "rawDisk": SOURCE}} for name in ("one", "two")
+    ]  # fmt: skip
+    run_cli("submit", "-", "--data-dir", tmp_path, stdin=json.dumps(jobs))
+    with DaemonProcess(tmp_path, *SIMULATED, arguments=["--exit-when-idle", "50ms"]) as daemon:
+        assert daemon.wait() == 1
+        assert daemon.wait_for("job dead-lettered")
+
+
 def test_a_daemon_ends_after_as_many_operations_as_it_was_given(tmp_path: Path) -> None:
     jobs = [
         {"method": "images.insert", "project": "p", "body": {"name": name, "rawDisk": SOURCE}}
