@@ -14,6 +14,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import anyio
+from msgspec.structs import replace
 
 from imageopsd import plugins
 from imageopsd.api.access import Access, issue
@@ -23,6 +24,7 @@ from imageopsd.api.live import Live
 from imageopsd.api.scrape import Scrape
 from imageopsd.api.status import StatusApi
 from imageopsd.config import Loaded, Settings
+from imageopsd.config.settings import Server
 from imageopsd.engine.bus import EventBus, Observer
 from imageopsd.engine.imageops import ImageOps
 from imageopsd.engine.machine import Machine
@@ -46,6 +48,12 @@ ENDPOINT_FILE = "endpoint"
 
 TOKEN_FILE = "token"  # noqa: S105 - its name, not its content
 """In the data directory, if there is a tokens file: what lets those commands in."""
+
+SOCKET_FILE = "socket"
+"""In the data directory, where clients must have certificates: the door of those commands, which have none."""
+
+SOCKET_PATH_LIMIT = 107
+"""Bytes of a Unix socket's path (`sun_path` of unix(7))."""
 
 LOOK_INTERVAL = 30.0
 """Seconds between two looks at our own loops where no service manager has a wish of its own; a loop in the same turn
@@ -151,7 +159,7 @@ class Daemon:
         resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))  # keys are in memory
         settings, data_dir = self._settings, _prepare(Path(self._settings.data_dir))
         try:
-            guards, passed = Guards(settings.server), passed_sockets()
+            guards, passed = Guards(_with_local_door(settings.server, data_dir)), passed_sockets()
         except (CannotListen, OSError) as error:
             raise StartError(str(error)) from error
         async with AsyncExitStack() as stack:
@@ -307,6 +315,15 @@ class Daemon:
             if not (depth.waiting or self._board.pending or self._board.running):
                 log.info("idle", seconds=self._exit_when_idle)
                 self._stop.set()
+
+
+def _with_local_door(server: Server, data_dir: Path) -> Server:
+    """Commands and health checks of this host must get in where a client certificate is asked for. Who can reach a
+    socket in the data directory could read its token as well."""
+    path = data_dir / SOCKET_FILE
+    if not server.tls_client_ca or server.unix_socket or len(os.fsencode(path)) > SOCKET_PATH_LIMIT:
+        return server
+    return replace(server, unix_socket=str(path))
 
 
 async def _audit(store: Store) -> None:

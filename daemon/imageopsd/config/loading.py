@@ -22,7 +22,11 @@ DEFAULT_FILE = Path("/etc/imageopsd/imageopsd.toml")
 """The file if nobody names one and it is there, so that commands on a host know what its service knows."""
 TOKEN_VARIABLE = "IMAGEOPSD_TOKEN"  # noqa: S105 - its name
 """What commands show to a daemon on another host; no option, for options can be shown by `config show`."""
-NO_OPTIONS = frozenset({CONFIG_VARIABLE, TOKEN_VARIABLE})
+CA_VARIABLE = "IMAGEOPSD_CA"
+CERTIFICATE_VARIABLE = "IMAGEOPSD_CERTIFICATE"
+KEY_VARIABLE = "IMAGEOPSD_PRIVATE_KEY"
+"""PEM files of commands: whom they trust to vouch for a daemon, and what they show to one that wants to know them."""
+NO_OPTIONS = frozenset({CONFIG_VARIABLE, TOKEN_VARIABLE, CA_VARIABLE, CERTIFICATE_VARIABLE, KEY_VARIABLE})
 OptionTypes = Mapping[str, Mapping[str, type[msgspec.Struct]]]
 """Section of the plugs → a plug's name → the struct of its options."""
 
