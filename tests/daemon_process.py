@@ -327,9 +327,10 @@ def run_cli(
 
 
 def clean_environment() -> dict[str, str]:
-    """Ours, without what would configure the daemon behind a test's back."""
-    return {
+    """Ours, without what would configure the daemon behind a test's back, the host's own file included."""
+    ours = {
         name: value
         for name, value in os.environ.items()
         if name != "NOTIFY_SOCKET" and (not name.startswith("IMAGEOPSD_") or name.startswith("IMAGEOPSD_TEST_"))
     }
+    return {**ours, "IMAGEOPSD_CONFIG": ""}

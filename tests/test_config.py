@@ -8,7 +8,8 @@ import msgspec
 import pytest
 
 from imageopsd import plugins
-from imageopsd.config import ConfigError, Loaded, load
+from imageopsd.config import ConfigError, Loaded, load, loading
+from imageopsd.config.loading import file_to_read
 from imageopsd.model.durations import Seconds
 
 MANUAL = Path(__file__).parent.parent / "config" / "imageopsd.toml"
@@ -103,16 +104,57 @@ def test_limits_come_as_tables_and_a_bad_one_is_told_with_its_field(tmp_path: Pa
     [limit] = loaded(tmp_path, good).settings.quota
     assert (limit.project, limit.metric, limit.limit, limit.future_limit) == ("*", "imageopsd/image_gb", 100, 200)
     assert problems(tmp_path, good.replace("image_gb", "gb")) == [
-        "c.toml:1: quota: metric: 'imageopsd/gb' is not known. Expected one of compute.googleapis.com/images, "
+        "c.toml:3: quota[0].metric: 'imageopsd/gb' is not known. Expected one of compute.googleapis.com/images, "
         "imageopsd/image_gb, imageopsd/stored_bytes, imageopsd/operations_in_flight, imageopsd/inserts_per_source"
-        " at [0]"
     ]
     assert problems(tmp_path, good + good) == [
         "c.toml:1: quota: There are two limits of 'imageopsd/image_gb' for project '*'"
     ]
     assert problems(tmp_path, good.replace("limit = 100", "lmit = 100")) == [
-        "c.toml:1: quota: Object contains unknown field 'lmit' at [0]"
+        "c.toml:4: quota[0].lmit: unknown key. Did you mean 'quota[0].limit'?"
     ]
+    assert problems(tmp_path, good.replace("limit = 100", "", 1)) == ["c.toml:1: quota[0].limit: missing"]
+
+
+def test_every_error_of_every_limit_is_told_at_once_beside_all_others(tmp_path: Path) -> None:
+    text = """\
+backend = "lokal"
+[[quota]]
+project = "No"
+metric = "x"
+limit = "y"
+[[quota]]
+project = "No"
+metric = "x"
+limit = 1
+[[backends.simulated.scripts]]
+image = 3
+[[backends.simulated.scripts.steps]]
+wait = "5 s"
+"""
+    assert [problem.partition(". Exp")[0] for problem in problems(tmp_path, text)] == [
+        "c.toml:11: backends.simulated.scripts[0].image: Expected 'str', got 'int'",
+        "c.toml:13: backends.simulated.scripts[0].steps[0].wait: Expected a duration in quotes "
+        "such as '30s', '5m' or '14d', got '5 s'",
+        "c.toml:5: quota[0].limit: Expected 'int', got 'str'",
+        "c.toml:7: quota[1].project: 'No' is no project id",
+        "c.toml:8: quota[1].metric: 'x' is not known",
+        "c.toml:1: backend: 'lokal' is not installed",
+    ]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_the_hosts_own_file_is_read_where_nobody_names_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    host, named = tmp_path / "host.toml", tmp_path / "named.toml"
+    if there:
+        host.touch()
+    monkeypatch.setattr(loading, "DEFAULT_FILE", host)
+    assert file_to_read(None, {}) == (host if there else None)
+    assert file_to_read(None, {"IMAGEOPSD_CONFIG": ""}) is None
+    assert file_to_read(None, {"IMAGEOPSD_CONFIG": str(named)}) == named
+    assert file_to_read(named, {"IMAGEOPSD_CONFIG": "other"}) == named
 
 
 def test_every_error_is_told_at_once_with_its_place_and_a_suggestion(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import anyio
+from msgspec.structs import replace
 
 from imageopsd import plugins
 from imageopsd.api.access import Access, issue
@@ -23,11 +24,12 @@ from imageopsd.api.live import Live
 from imageopsd.api.scrape import Scrape
 from imageopsd.api.status import StatusApi
 from imageopsd.config import Loaded, Settings
+from imageopsd.config.settings import Server
 from imageopsd.engine.bus import EventBus, Observer
 from imageopsd.engine.machine import Machine
 from imageopsd.engine.pulse import Watch
 from imageopsd.keys import Keyring
-from imageopsd.model.events import Cancelled, Change, Failed, Happening, Succeeded
+from imageopsd.model.events import Cancelled, Change, Failed, Happening, JobBuried, StuckTurned, Succeeded
 from imageopsd.model.names import IdSource
 from imageopsd.model.quota import Quotas
 from imageopsd.model.time import Time
@@ -45,6 +47,12 @@ ENDPOINT_FILE = "endpoint"
 
 TOKEN_FILE = "token"  # noqa: S105 - its name, not its content
 """In the data directory, if there is a tokens file: what lets those commands in."""
+
+SOCKET_FILE = "socket"
+"""In the data directory, where clients must have certificates: the door of those commands, which have none."""
+
+SOCKET_PATH_LIMIT = 107
+"""Bytes of a Unix socket's path (`sun_path` of unix(7))."""
 
 LOOK_INTERVAL = 30.0
 """Seconds between two looks at our own loops where no service manager has a wish of its own; a loop in the same turn
@@ -85,6 +93,8 @@ class Daemon:
         self._stop = anyio.Event()  # a latch: set by whatever ends us, never cleared (procrastinate#1563)
         self._activity = anyio.Event()
         self._ended = 0
+        self.failures = 0
+        """Operations that ended in an error in this life, cancelled ones too, and jobs that could not become any."""
         self._machine: Machine | None = None
         self._bus = EventBus()
         self._board = Board(self._version, settings.backend, settings.worker.slots, clock())
@@ -132,8 +142,7 @@ class Daemon:
         """What was seen of our loops. A service manager that is not told that all is well kills us, and the next start
         goes on where we hung."""
         if stuck != self._board.stuck:
-            log.error("stuck", loops=list(stuck)) if stuck else log.warning("no longer stuck")
-        self._board.stuck = stuck
+            self._bus.publish(StuckTurned(stuck))
         if self._watchdog and not stuck:
             notify(WATCHDOG=1)
 
@@ -151,7 +160,7 @@ class Daemon:
         resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))  # keys are in memory
         settings, data_dir = self._settings, _prepare(Path(self._settings.data_dir))
         try:
-            guards, passed = Guards(settings.server), passed_sockets()
+            guards, passed = Guards(_with_local_door(settings.server, data_dir)), passed_sockets()
         except (CannotListen, OSError) as error:
             raise StartError(str(error)) from error
         async with AsyncExitStack() as stack:
@@ -287,6 +296,10 @@ class Daemon:
 
     def _count(self, happening: Happening) -> None:
         self._activity.set()
+        if isinstance(happening, JobBuried) or (
+            isinstance(happening, Change) and isinstance(happening.event, Failed | Cancelled)
+        ):
+            self.failures += 1
         if isinstance(happening, Change) and isinstance(happening.event, Succeeded | Failed | Cancelled):
             self._ended += 1
             if self._ended == self._max_operations:
@@ -303,6 +316,15 @@ class Daemon:
             if not (depth.waiting or self._board.pending or self._board.running):
                 log.info("idle", seconds=self._exit_when_idle)
                 self._stop.set()
+
+
+def _with_local_door(server: Server, data_dir: Path) -> Server:
+    """Commands and health checks of this host must get in where a client certificate is asked for. Who can reach a
+    socket in the data directory could read its token as well."""
+    path = data_dir / SOCKET_FILE
+    if not server.tls_client_ca or server.unix_socket or len(os.fsencode(path)) > SOCKET_PATH_LIMIT:
+        return server
+    return replace(server, unix_socket=str(path))
 
 
 async def _audit(store: Store) -> None:

@@ -221,3 +221,14 @@ def test_too_much_that_is_unfinished_is_a_503_over_rest_and_waits_in_the_queue(t
         daemon.done(names[0])
         daemon.wait_for("operation accepted", lambda line: line["target"] == "queued")
         assert daemon.operation(job_id)["status"] in ("PENDING", "RUNNING")
+
+
+def test_a_pause_says_what_it_paused_and_makes_no_data_directory(tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong"
+    ended = run_cli("queue", "pause", "--data-dir", wrong)
+    assert (ended.returncode, ended.stdout) == (3, "")
+    assert ended.stderr == f"imageopsd: there is no data directory {wrong}; name it with --data-dir\n"
+    assert not wrong.exists()
+    paused = run_cli("queue", "pause", "--reason", "a test", "--data-dir", tmp_path)
+    assert paused.stdout == f"{tmp_path}: paused: a test\n"
+    assert run_cli("queue", "resume", "--data-dir", tmp_path).stdout == f"{tmp_path}: resumed\n"

@@ -488,7 +488,23 @@ def test_the_daemon_refuses_to_start_on_what_config_check_finds(tmp_path: Path) 
 
 def test_a_good_configuration_is_called_good() -> None:
     ended = run_cli("config", "check")
-    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "the configuration is good\n", "")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (
+        0,
+        "no file: defaults, environment and flags: the configuration is good\n",
+        "",
+    )
+
+
+def test_every_file_that_the_doors_need_is_looked_at_before_the_configuration_is_called_good(tmp_path: Path) -> None:
+    """What the daemon would not start on: it says the same itself."""
+    file = tmp_path / "imageopsd.toml"
+    file.write_text('[server]\ntokens_file = "/no/t"\ntls_certificate = "/no/c"\ntls_private_key = "/no/k"\n')
+    arguments = ("--config", file, "--data-dir", tmp_path / "data")
+    check, serve = run_cli("config", "check", *arguments), run_cli("serve", *arguments)
+    assert (check.returncode, serve.returncode, check.stdout) == (78, 78, "")
+    for path in ("/no/t", "/no/c", "/no/k"):
+        for said in (check.stderr, serve.stderr):
+            assert f"{path}: cannot be read: No such file or directory" in said
 
 
 def test_a_flag_beats_the_environment_that_beats_the_file_that_beats_the_default(tmp_path: Path) -> None:
@@ -588,6 +604,28 @@ def test_a_daemon_with_a_deferred_operation_is_not_idle(tmp_path: Path) -> None:
         assert [
             event for event in events[events.index("operation deferred") :] if event.startswith(("operation", "idle"))
         ] == ["operation deferred", "operation started", "operation succeeded", "idle"]
+
+
+@pytest.mark.parametrize("name", ["bad-one", "good-one"])
+@pytest.mark.parametrize("ending", [["--exit-when-idle", "50ms"], ["--max-operations", "1"]])
+def test_a_run_that_ends_by_itself_says_whether_an_operation_failed_in_it(
+    tmp_path: Path, name: str, ending: list[str]
+) -> None:
+    job = {"method": "images.insert", "project": "p", "body": {"name": name, "rawDisk": SOURCE}}
+    run_cli("submit", "-", "--data-dir", tmp_path, stdin=json.dumps(job))
+    with DaemonProcess(tmp_path, *SIMULATED, SCRIPTS, arguments=ending) as daemon:
+        assert daemon.wait() == (1 if name == "bad-one" else 0)
+
+
+def test_a_run_that_buries_a_job_has_failed(tmp_path: Path) -> None:
+    jobs = [
+        {"method": "images.insert", "project": "p", "requestId": "11111111-2222-3333-4444-555555555555",
+         "body": {"name": name, "rawDisk": SOURCE}} for name in ("one", "two")
+    ]  # fmt: skip
+    run_cli("submit", "-", "--data-dir", tmp_path, stdin=json.dumps(jobs))
+    with DaemonProcess(tmp_path, *SIMULATED, arguments=["--exit-when-idle", "50ms"]) as daemon:
+        assert daemon.wait() == 1
+        assert daemon.wait_for("job dead-lettered")
 
 
 def test_a_daemon_ends_after_as_many_operations_as_it_was_given(tmp_path: Path) -> None:

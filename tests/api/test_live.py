@@ -132,6 +132,7 @@ async def test_the_first_frame_is_the_whole_picture(stage: Stage) -> None:
         "slots": 4,
         "started": NOW.isoformat(),
         "phase": "starting",
+        "stuck": [],
         "obstacles": {},
         "time": TIME,
         "operations": {"pending": 0, "running": 1, "succeeded": 1, "failed": 1},

@@ -62,6 +62,7 @@ async def test_the_status_of_a_daemon_that_saw_nothing_yet() -> None:
             "slots": 4,
             "started": "2026-01-02T03:04:05.678000+00:00",
             "phase": "ready",
+            "stuck": [],
             "obstacles": {},
             "operations": {"pending": 0, "running": 0, "succeeded": 0, "failed": 0},
             "running": [],

@@ -1,5 +1,6 @@
 """The shipped units under a real systemd."""
 
+import base64
 import json
 import shutil
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 from tests.certificates import Authority
 from tests.daemon_process import LIMIT
-from tests.deploy.booted import UNITS, Booted
+from tests.deploy.booted import DATA, UNITS, Booted
 from tests.needs import need
 
 CONFIG = """
@@ -29,6 +30,9 @@ steps = [{ progress = 40 }, { wait = "1h" }]
 """
 
 HERE = "http://127.0.0.1:8640"
+NEWER = {"notify-reload.conf.example": 253, "patience.conf.example": 254}
+"""The systemd that an example needs, where that is newer than what the units need."""
+COMMAND = "/opt/imageopsd/bin/imageopsd"
 CONFIG_FILE = "/etc/imageopsd/imageopsd.toml"
 DROPPED = "/run/systemd/system/imageopsd.service.d/test.conf"
 FETCH = """
@@ -199,6 +203,17 @@ def test_a_job_that_root_queues_while_the_service_is_down_is_done_by_the_next_st
     wait_for_status(service, "Ready: 0 running, 0 waiting, 1 succeeded, 0 failed")
 
 
+def test_the_first_job_with_a_customers_key_may_be_one_that_root_queues(service: Booted) -> None:
+    """Root makes the keys of a daemon that is not root, and it can read them."""
+    key = base64.b64encode(bytes(range(32))).decode()
+    body = {"name": "brief-key", "rawDisk": {"source": "https://example.com/d"}, "imageEncryptionKey": {"rawKey": key}}
+    job = json.dumps({"method": "images.insert", "project": "p", "body": body})
+    submitted = service.imageopsd("submit", "-", stdin=job)
+    wait_for_status(service, "Ready: 0 running, 0 waiting, 1 succeeded, 0 failed")
+    assert "error" not in record(service, submitted)
+    assert service.run("sh", "-c", f"stat --format=%U {DATA}/keys {DATA}/keys/*").stdout.split() == ["imageopsd"] * 2
+
+
 def test_no_connection_is_refused_over_a_restart(service: Booted) -> None:
     """Somebody asks all the time; what counts is that the address never goes away."""
     service.systemctl("stop", "imageopsd.service")
@@ -256,6 +271,12 @@ def test_a_reload_takes_over_what_is_good_and_reports_what_is_not(service: Boote
         assert f"{CONFIG_FILE}:5: worker.slots: Expected 'int' >= 1" in service.journal()
         assert (service.show("ActiveState"), service.show("MainPID")) == ("active", life)
         assert '"slots": 7' in fetched(service, "/status")
+        told = (
+            "Ready: 0 running, 0 waiting, 0 succeeded, 0 failed; the new configuration has errors, the old one counts"
+        )
+        wait_for_status(service, told)
+        refused = 'imageopsd_config_last_reload_successful{file="configuration"} 0.0'
+        assert refused in fetched(service, "/metrics").splitlines()
     finally:
         service.write(CONFIG_FILE, CONFIG)
 
@@ -265,6 +286,52 @@ def test_a_configuration_error_is_not_tried_again(service: Booted) -> None:
     assert service.run("systemctl", "restart", "imageopsd.service").returncode != 0
     assert (service.show("ActiveState"), service.show("NRestarts")) == ("failed", "0")
     assert service.show("ExecMainStatus") == "78"
+
+
+def test_a_request_that_meets_a_configuration_error_is_turned_away_and_the_socket_lives(service: Booted) -> None:
+    """However many come; and the first one after the error is mended is answered."""
+    service.systemctl("stop", "imageopsd.service")
+    reconfigure(service, "Environment=IMAGEOPSD_WORKER__SLOTS=none")
+    service.systemctl("start", "imageopsd.socket")
+    for _ in range(7):  # systemd's own patience is 5 starts
+        assert fetch(service, "/livez") == ""
+        service.until(lambda: service.show("ActiveState") == "failed", "it goes on though nobody asks")
+    assert service.show("ExecMainStatus") == "78"
+    assert service.show("SubState", "imageopsd.socket") == "listening"
+    reconfigure(service, "")
+    assert fetch(service, "/livez") == "200"
+
+
+def test_a_daemon_that_finds_the_disk_full_is_started_until_there_is_room(service: Booted) -> None:
+    service.systemctl("stop", "imageopsd.service")
+    reconfigure(service, "RestartSec=100ms")
+    try:
+        assert service.run("mount", "-t", "tmpfs", "-o", "size=256k,mode=700", "tmpfs", DATA).returncode == 0
+        service.run("dd", "if=/dev/zero", f"of={DATA}/filler", "bs=4k")
+        service.systemctl("start", "--no-block", "imageopsd.service")
+        service.until(lambda: int(service.show("NRestarts")) > 5, "it was given up")  # systemd's own patience is 5
+        service.run("rm", f"{DATA}/filler")
+        service.until(lambda: service.show("ActiveState") == "active", "it did not get ready")
+    finally:
+        service.run("systemctl", "stop", "imageopsd.service")
+        service.run("umount", DATA)
+
+
+def test_a_command_of_root_finds_what_the_service_reads_by_itself(service: Booted) -> None:
+    assert service.run(COMMAND, "config", "check").stdout == f"{CONFIG_FILE}: the configuration is good\n"
+    assert service.run(COMMAND, "queue", "pause", "--reason", "a test").stdout == "/var/lib/imageopsd: paused: a test\n"
+    service.until(lambda: '"paused"' in fetched(service, "/status"), "nobody is paused")
+
+
+def test_a_configuration_that_only_root_can_read_is_a_configuration_error(service: Booted) -> None:
+    try:
+        service.run("chmod", "600", CONFIG_FILE)
+        assert service.run("systemctl", "restart", "imageopsd.service").returncode != 0
+        assert service.show("ExecMainStatus") == "78"
+        said = f"{CONFIG_FILE}: cannot be read: Permission denied; the user imageopsd must be able to"
+        assert said in service.journal()
+    finally:
+        service.run("chmod", "644", CONFIG_FILE)
 
 
 def test_the_unit_is_exposed_no_more_than_it_was() -> None:
@@ -284,7 +351,7 @@ def test_systemd_understands_every_line_of_the_units(tmp_path: Path) -> None:
         (tmp_path / unit.name).write_text(text)
     version = int(subprocess.check_output(["systemd-analyze", "--version"], text=True).split()[1])
     for drop_in in UNITS.glob("imageopsd.service.d/*.conf.example"):
-        if "notify-reload" in drop_in.name and version < 253:
+        if version < NEWER.get(drop_in.name, 0):
             continue
         directory = tmp_path / "imageopsd.service.d"
         directory.mkdir(exist_ok=True)

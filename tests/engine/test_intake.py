@@ -1,5 +1,6 @@
 """From the queue into the store: nothing is dropped, nothing is taken twice, order is kept where it matters."""
 
+import base64
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,12 +11,15 @@ import anyio
 import pytest
 from tests.engine.conftest import EXACT, Engine
 
+from imageopsd.engine.imageops import ImageOps
 from imageopsd.engine.intake import Intake
+from imageopsd.keys import Keyring
 from imageopsd.model.errors import StoreFull
-from imageopsd.model.events import Change, JobBuried, StoreTroubled
+from imageopsd.model.events import Change, JobBuried, KeysTurned, StoreTroubled
 from imageopsd.model.operation import Operation, Status
 from imageopsd.ports import QueueDepth
 from imageopsd.storage.sqlite.queue import SqliteQueue
+from imageopsd.wire.jobs import read_job, sealed_job
 
 EMPTY = QueueDepth(waiting=0, dead=0, oldest=None)
 
@@ -204,3 +208,40 @@ async def test_a_draining_daemon_leaves_jobs_in_the_queue(engine: Engine, queue:
         group.cancel_scope.cancel()
     assert (await queue.depth()).waiting == 1
     assert not [h for h in engine.happened if isinstance(h, Change)]
+
+
+@EXACT
+async def test_a_job_whose_key_cannot_be_opened_for_now_is_put_off_and_holds_up_only_its_image(
+    engine: Engine, queue: SqliteQueue, tmp_path: Path
+) -> None:
+    """The daemon's own key cannot be read, and then it can: nobody starts the daemon anew."""
+    keyring, ids = Keyring(tmp_path), ("k", "p", "n")
+    keyed = insert("keyed", requestId="11111111-2222-3333-4444-555555555555")
+    keyed["body"]["imageEncryptionKey"] = {"rawKey": base64.b64encode(bytes(range(32))).decode()}
+    sealed = sealed_job(keyed, keyring.sealed(read_job(json.dumps(keyed).encode(), ids[0])))
+    key = (tmp_path / "keys" / "seal.key").rename(tmp_path / "away")
+    (tmp_path / "keys" / "seal.key").mkdir()  # what cannot be read, by root either
+    engine.verbs = ImageOps(engine.store, engine.bus, engine.ids, engine.clock, seal=Keyring(tmp_path).sealed)
+    jobs = (sealed, patch("keyed"), insert("free"))
+    await queue.put([(name, json.dumps(job).encode()) for name, job in zip(ids, jobs, strict=True)], engine.clock.now)
+    intake = Intake(queue, engine.verbs, engine.bus, engine.clock, engine.gate(), engine.backlog, put_off=0.01)
+    async with anyio.create_task_group() as group:
+        group.start_soon(intake.run)
+        with anyio.fail_after(10):
+            while (await queue.depth()).waiting > 2:
+                await anyio.lowlevel.checkpoint()
+        assert targets(await operations(engine)) == ["free"]
+        (tmp_path / "keys" / "seal.key").rmdir()
+        key.rename(tmp_path / "keys" / "seal.key")
+        with anyio.fail_after(10):
+            while (await queue.depth()).waiting:
+                await anyio.lowlevel.checkpoint()
+        group.cancel_scope.cancel()
+    assert targets(await operations(engine)) == ["free", "keyed", "keyed"]
+    assert [o.error for o in await operations(engine)] == [None] * 3
+    told = [h.reason is None for h in engine.happened if isinstance(h, KeysTurned)]
+    assert told == [False, True]
+
+
+def targets(found: list[Operation]) -> list[str]:
+    return [o.target_link.rpartition("/")[2] for o in found]

@@ -231,3 +231,14 @@ def test_a_key_that_is_wrapped_otherwise_is_refused(ring: Keyring) -> None:
         with pytest.raises(InvalidRequest) as error:
             ring.sealed(insert(wrapped(public.encrypt(key, oaep))))
         assert error.value.field == f"{FIELD}.rsaEncryptedKey"
+
+
+def test_what_root_makes_belongs_to_whoever_the_data_directory_belongs_to(tmp_path: Path) -> None:
+    """As `imageopsd submit` does beside a service with a user of its own."""
+    need(os.geteuid() == 0, "only root gives files to others")
+    os.chown(tmp_path, 4711, 4712)
+    Keyring(tmp_path).sealed(insert())
+    Keyring(tmp_path).public_key()
+    made = [tmp_path / "keys", *(tmp_path / "keys").iterdir()]
+    assert sorted(path.name for path in made) == ["keys", "seal.key", "wrapping.pem"]
+    assert {(path.stat().st_uid, path.stat().st_gid, path.stat().st_mode & 0o077) for path in made} == {(4711, 4712, 0)}

@@ -1,27 +1,32 @@
 """What the daemon says to a service manager and takes from it; here a manager is a socket and a few variables."""
 
+import json
 import os
 import select
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from http.client import HTTPConnection
 from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
 from uuid import uuid4
 
 import anyio
 import pytest
-from tests.daemon_process import LIMIT, clean_environment
+from tests.daemon_process import LIMIT, clean_environment, run_cli
 
 from imageopsd.engine.pulse import Pulse, Watch
 from imageopsd.telemetry.systemd import notify, watchdog_seconds
 
 SLOW = 'backends.simulated.scripts=[{image = "*", steps = [{wait = "1h"}]}]'
+JOB = '{"method": "images.insert", "project": "p", "body": {"name": "i", "rawDisk": {"source": "https://h/i"}}}'
 ACTIVATED = "import os, sys; os.environ['LISTEN_PID'] = str(os.getpid()); os.execv(sys.executable, sys.argv[1:])"
 """What systemd does between fork and exec."""
 
@@ -199,6 +204,29 @@ def test_a_loop_that_stays_in_one_turn_is_stuck_until_it_gets_on() -> None:
     anyio.run(live)
     assert looks == [(), ("worker",), ("worker",), ("worker",), (), ("worker",)]
     assert not pulse.turning
+
+
+def test_a_loop_that_hangs_shows_in_the_status_line_and_on_the_status_page(manager: Manager, tmp_path: Path) -> None:
+    """Taking a job in waits for a lock that somebody else holds."""
+    watched = {"WATCHDOG_USEC": "1500000"}
+    with manager.running(tmp_path, environment=watched) as process:
+        manager.heard("READY=1")
+        url = (tmp_path / "endpoint").read_text().strip()
+        assert status(url)["stuck"] == []
+        with closing(sqlite3.connect(tmp_path / "state.db", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            submitted = run_cli("submit", "-", "--data-dir", tmp_path, stdin=JOB)
+            assert submitted.returncode == 0, submitted.stderr
+            manager.heard("STATUS=Stuck in intake")
+            assert "intake" in status(url)["stuck"]  # the worker too, if its first claim comes this late
+            other.execute("ROLLBACK")
+        manager.heard("STATUS=Ready")
+        process.kill()
+
+
+def status(url: str) -> dict[str, Any]:
+    with urlopen(f"{url}/status", timeout=LIMIT) as answer:
+        return dict(json.load(answer))
 
 
 def test_the_socket_that_is_passed_is_served_and_stays_open_after_the_end(manager: Manager, tmp_path: Path) -> None:

@@ -3,9 +3,10 @@
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from aiohttp import web
 
@@ -18,6 +19,8 @@ from imageopsd.api.tls import Certificates, CertificatesInvalid
 from imageopsd.config.settings import Server, is_loopback, split_address
 from imageopsd.model.access import TokensInvalid
 from imageopsd.telemetry.logs import log
+
+T = TypeVar("T")
 
 MAX_BODY = 1024 * 1024
 """Bytes of a request's body; the largest Image anybody would send is a few kilobytes."""
@@ -32,9 +35,12 @@ class Guards:
 
     def __init__(self, server: Server) -> None:
         self.server = server
-        self.tokens = _tokens(server.tokens_file)
-        self.certificates = _certificates(server)
-        self.unix_users = _unix_users(server)
+        problems: list[str] = []
+        self.tokens = _read(lambda: _tokens(server.tokens_file), problems)
+        self.certificates = _read(lambda: _certificates(server), problems)
+        self.unix_users = _read(lambda: _unix_users(server), problems) or frozenset()
+        if problems:
+            raise CannotListen("\n  ".join(problems))
 
     @property
     def strangers_are_known(self) -> bool:
@@ -101,6 +107,14 @@ def _check_passed(sock: socket.socket, guards: Guards) -> None:
             f"the socket unit: {host}:{port} can be reached from other machines and there is no server.tokens_file "
             "to tell whom to let in. Expected a tokens file, or a loopback address in ListenStream="
         )
+
+
+def _read(make: Callable[[], T], problems: list[str]) -> T | None:
+    try:
+        return make()
+    except CannotListen as error:
+        problems.append(str(error))
+        return None
 
 
 def _tokens(file: str) -> TokensFile | None:

@@ -23,8 +23,8 @@ REFRESH_LIMIT = 2.0
 
 class Scrape:
     """Brings `metrics`, and the quotas of `board`, up to date: what memory has, and at the same time what the queue,
-    the store and the disk know. Whoever of them fails, or takes longer than `limit` seconds, is counted and costs its own
-    figures only: they stay as they were. `could_start` is the worker's."""
+    the store and the disk know. Whoever of them fails, or takes longer than `limit` seconds, is counted and costs its
+    own figures only: they stay as they were. `could_start` is the worker's."""
 
     def __init__(
         self,

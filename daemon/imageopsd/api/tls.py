@@ -7,7 +7,7 @@ given a context made of the new ones. What cannot be read changes nothing but th
 import os
 import ssl
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,11 @@ CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 
 
 class CertificatesInvalid(Exception):
-    """Why the files cannot be used; `option` is the one under `server` that names the file at fault."""
+    """Why the files cannot be used: an option under `server` that names one, and what is wrong with it, for each."""
 
-    def __init__(self, option: str, problem: str) -> None:
-        super().__init__(f"server.{option}: {problem}")
-        self.option = option
+    def __init__(self, *problems: tuple[str, str]) -> None:
+        super().__init__("\n  ".join(f"server.{option}: {problem}" for option, problem in problems))
+        self.problems = problems
 
 
 class Certificates:
@@ -80,20 +80,36 @@ class Certificates:
         context.set_alpn_protocols(["http/1.1"])
         context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
         # into a context that is thrown away: openssl would not tell which of the pair it could not read
-        _load_certificates(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), "tls_certificate", self._certificate)
-        _check_private(self._private_key)
+        checks: list[Callable[[], object]] = [
+            lambda: _load_certificates(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), "tls_certificate", self._certificate),
+            lambda: _check_private(self._private_key),
+        ]
+        if (authority := self._client_ca) is not None:
+            checks.append(lambda: _load_certificates(context, "tls_client_ca", authority))
+        _check(checks)
         try:
             context.load_cert_chain(self._certificate, self._private_key, _no_password)
         except OSError as error:  # an SSLError is one
             problem = "is not the private key of server.tls_certificate" if _differs(error) else f"not usable: {error}"
-            raise CertificatesInvalid("tls_private_key", f"{self._private_key}: {problem}") from error
+            raise CertificatesInvalid(("tls_private_key", f"{self._private_key}: {problem}")) from error
         if self._client_ca is not None:
-            _load_certificates(context, "tls_client_ca", self._client_ca)
             context.verify_mode = ssl.CERT_REQUIRED
             context.num_tickets = 0
         files = {"tls_certificate": self._certificate, "tls_client_ca": self._client_ca}
         self.ends = {option: earliest_end(file) for option, file in files.items() if file is not None}
         return context
+
+
+def _check(checks: Sequence[Callable[[], object]]) -> None:
+    """Raises CertificatesInvalid with what all of them have found."""
+    problems: list[tuple[str, str]] = []
+    for check in checks:
+        try:
+            check()
+        except CertificatesInvalid as error:
+            problems += error.problems
+    if problems:
+        raise CertificatesInvalid(*problems)
 
 
 def _no_password() -> str:
@@ -106,7 +122,7 @@ def _load_certificates(context: ssl.SSLContext, option: str, file: Path) -> None
     try:
         context.load_verify_locations(file)
     except OSError as error:
-        raise CertificatesInvalid(option, f"{file}: no certificates in PEM form: {error}") from error
+        raise CertificatesInvalid((option, f"{file}: no certificates in PEM form: {error}")) from error
 
 
 def _differs(error: OSError) -> bool:
@@ -118,9 +134,9 @@ def _check_readable(option: str, file: Path) -> os.stat_result:
         with open(os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)) as opened:  # a pipe would keep us waiting
             found = os.fstat(opened.fileno())
     except OSError as error:
-        raise CertificatesInvalid(option, f"{file}: cannot be read: {error.strerror}") from error
+        raise CertificatesInvalid((option, f"{file}: cannot be read: {error.strerror}")) from error
     if not stat.S_ISREG(found.st_mode):
-        raise CertificatesInvalid(option, f"{file}: not a regular file")
+        raise CertificatesInvalid((option, f"{file}: not a regular file"))
     return found
 
 
@@ -132,4 +148,4 @@ def _check_private(file: Path) -> None:
     if found.st_mode & 0o777 & ~allowed:
         mode = f"{stat.S_IMODE(found.st_mode):04o}"
         problem = f"{file}: others than its owner may read or write it (mode {mode}); chmod {allowed:04o}"
-        raise CertificatesInvalid("tls_private_key", problem)
+        raise CertificatesInvalid(("tls_private_key", problem))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from imageopsd.cli.exits import Exit, Failure
+from imageopsd.cli.tls import https_handler
 from imageopsd.cli.unix_socket import SCHEME, UnixHandler
 from imageopsd.config import Settings
 from imageopsd.config.loading import TOKEN_VARIABLE
@@ -34,6 +35,9 @@ class Client:
 
     _token: str | None = None
 
+    _pinned: Path | None = None
+    """The certificate of the daemon, if it is one of this host."""
+
     def __init__(self, server: str, project: str | None) -> None:
         self.server = server.rstrip("/")
         self.project = project
@@ -42,14 +46,15 @@ class Client:
     def of(cls, settings: Settings, server: str | None, project: str | None) -> "Client":
         """The daemon at `server`, else the one that runs on the data directory, else the configured address. The token
         is that of IMAGEOPSD_TOKEN, else the one in the data directory, which is for the daemon there and no other."""
-        otherwise, token = None, os.environ.get(TOKEN_VARIABLE)
+        otherwise, token, pinned = None, os.environ.get(TOKEN_VARIABLE), None
         if server is None:
+            pinned = Path(settings.server.tls_certificate) if settings.server.tls_certificate else None
             configured = f"{'https' if settings.server.tls_certificate else 'http'}://{settings.server.listen}"
             server = _line(Path(settings.data_dir) / "endpoint") or configured
             token = token or _line(Path(settings.data_dir) / "token")
             otherwise = configured if configured != server else None
         client = cls(server, project)
-        client._otherwise, client._token = otherwise, token
+        client._otherwise, client._token, client._pinned = otherwise, token, pinned
         return client
 
     def operation(self, reference: str) -> dict[str, Any]:
@@ -117,7 +122,7 @@ class Client:
 
     def _send(self, method: str, path: str, timeout: float = SOCKET_TIMEOUT) -> bytes:
         try:
-            open_, base = _door(self.server)
+            open_, base = _door(self.server, self._pinned)
             request = urllib.request.Request(f"{base}{path}", method=method)  # noqa: S310 - the user's server
             if self._token:
                 request.add_unredirected_header("Authorization", f"Bearer {self._token}")
@@ -140,14 +145,17 @@ class Client:
         raise Failure(Exit.CANNOT_CONNECT, f"{problem}; is `imageopsd serve` running?")
 
 
-def _door(server: str) -> tuple[Callable[..., Any], str]:
+def _door(server: str, pinned: Path | None) -> tuple[Callable[..., Any], str]:
     """What sends requests to a server, and what their URLs begin with. A proxy of the environment has no business
     between a command and its own daemon. Raises ValueError."""
     if server.startswith(SCHEME):
         return urllib.request.build_opener(UnixHandler(server.removeprefix(SCHEME))).open, "http://localhost"
     if not server.startswith(("http://", "https://")):
         raise ValueError("not an http://, https:// or unix: address")
-    return urllib.request.build_opener(urllib.request.ProxyHandler({})).open, server
+    handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})]
+    if server.startswith("https://"):
+        handlers.append(https_handler(pinned))
+    return urllib.request.build_opener(*handlers).open, server
 
 
 def _line(file: Path) -> str | None:

@@ -32,8 +32,17 @@ def config() -> None:
 @config.command()
 @configured
 def check(loaded: Loaded) -> None:
-    """Say what is wrong with the configuration; exit code 78 if anything is."""
-    click.echo("the configuration is good")
+    """Say what is wrong with the configuration and the files of [server] that it names; exit code 78 if anything is.
+
+    Files are read as the user who asks: what root can read, the service's user perhaps cannot.
+    """
+    from imageopsd.api.listening import CannotListen, Guards
+
+    try:
+        Guards(loaded.settings.server)
+    except CannotListen as error:
+        raise Failure(Exit.CONFIGURATION, f"the configuration has errors:\n  {error}") from error
+    click.echo(f"{loaded.file or 'no file: defaults, environment and flags'}: the configuration is good")
 
 
 @config.command()

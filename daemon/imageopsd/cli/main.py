@@ -97,6 +97,10 @@ def _run() -> int | str:
         return Exit.OK if ended.code is None else ended.code
     except Failure as failure:
         _complain(str(failure))
+        if failure.code is Exit.CONFIGURATION and "LISTEN_PID" in os.environ:
+            from imageopsd.telemetry.systemd import turn_away
+
+            turn_away()
         return failure.code
     except click.ClickException as error:
         with contextlib.suppress(OSError):

@@ -11,7 +11,7 @@ import click
 from imageopsd import plugins
 from imageopsd.cli.exits import Exit, Failure
 from imageopsd.config import ConfigError, Loaded, load
-from imageopsd.config.loading import CONFIG_VARIABLE
+from imageopsd.config.loading import CONFIG_VARIABLE, DEFAULT_FILE, file_to_read
 
 Command = Callable[..., None]
 
@@ -24,16 +24,16 @@ def configured(command: Command, *, whole: bool = True, again: bool = False) -> 
     @click.option(
         "--config",
         "config_file",
-        type=click.Path(path_type=Path),
-        envvar=CONFIG_VARIABLE,
-        help=f"Configuration file [env: {CONFIG_VARIABLE}].",
+        type=click.Path(path_type=Path, readable=False),  # whether it can be read, `load` tells
+        help=f"Configuration file [env: {CONFIG_VARIABLE}; default: {DEFAULT_FILE} if it is there].",
     )
     @click.option("--data-dir", type=click.Path(path_type=Path), help="Override data_dir.")
     @click.option("--set", "settings", metavar="SECTION.KEY=VALUE", multiple=True, help="Override one key.")
     @functools.wraps(command)
     def run(config_file: Path | None, data_dir: Path | None, settings: tuple[str, ...], **others: Any) -> None:
         flags = [("server.listen", others.pop("listen", None), "--listen"), ("data_dir", data_dir, "--data-dir")]
-        read = functools.partial(_read, config_file, settings, flags, whole=whole)
+        file = file_to_read(config_file, os.environ)  # once: who reads again reads the same
+        read = functools.partial(_read, file, settings, flags, whole=whole)
         if again:
             others["read_again"] = read
         command(loaded=_or_failure(read), **others)

@@ -82,7 +82,11 @@ def pause(loaded: Loaded, reason: str) -> None:
 
     What runs goes on, jobs still become records, and whoever waits is told the reason.
     """
+    data_dir = loaded.settings.data_dir
+    if not Path(data_dir).is_dir():  # to make one would pause nobody
+        raise Failure(Exit.NOT_FOUND, f"there is no data directory {data_dir}; name it with --data-dir")
     with_queue(loaded.settings, lambda q: q.pause(Pause(datetime.now(UTC), reason)), create=True)
+    click.echo(f"{data_dir}: paused: {reason}")
 
 
 @queue.command()
@@ -90,6 +94,7 @@ def pause(loaded: Loaded, reason: str) -> None:
 def resume(loaded: Loaded) -> None:
     """Start operations again after `queue pause`."""
     with_queue(loaded.settings, lambda q: q.pause(None))
+    click.echo(f"{loaded.settings.data_dir}: resumed")
 
 
 # ------------------------------------------------------------------------------------------ dead letters

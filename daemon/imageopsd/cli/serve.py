@@ -34,7 +34,11 @@ def serve(
     exit_when_idle: Seconds | None,
     max_operations: int | None,
 ) -> None:
-    """Run the daemon until SIGTERM; a second SIGTERM means now. SIGHUP has it read its configuration again."""
+    """Run the daemon until SIGTERM; a second SIGTERM means now. SIGHUP has it read its configuration again.
+
+    With --exit-when-idle or --max-operations the exit code is 1 if an operation failed meanwhile, or a job became a
+    dead letter.
+    """
     import anyio
 
     from imageopsd.daemon import Daemon, StartError
@@ -56,6 +60,8 @@ def serve(
             raise Failure(Exit.FAILED, str(cause)) from None
         logs.log.critical("died", exc_info=None if isinstance(cause, StoreError) else error, error=str(cause))
         raise Failure(Exit.FAILED, f"the daemon ended: {cause}") from None
+    if daemon.failures and (exit_when_idle is not None or max_operations is not None):
+        raise SystemExit(Exit.FAILED)
 
 
 def _innermost(error: BaseException) -> BaseException:

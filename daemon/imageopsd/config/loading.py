@@ -1,5 +1,8 @@
 """Flag over environment over file over default, each value with where it came from, all errors at once."""
 
+import errno
+import os
+import pwd
 import re
 import tomllib
 from collections.abc import Collection, Mapping, Sequence
@@ -14,9 +17,16 @@ from imageopsd.model.durations import Seconds
 
 ENVIRONMENT_PREFIX = "IMAGEOPSD_"
 CONFIG_VARIABLE = "IMAGEOPSD_CONFIG"
+"""Names the file, if no flag does; empty, there is none."""
+DEFAULT_FILE = Path("/etc/imageopsd/imageopsd.toml")
+"""The file if nobody names one and it is there, so that commands on a host know what its service knows."""
 TOKEN_VARIABLE = "IMAGEOPSD_TOKEN"  # noqa: S105 - its name
 """What commands show to a daemon on another host; no option, for options can be shown by `config show`."""
-NO_OPTIONS = frozenset({CONFIG_VARIABLE, TOKEN_VARIABLE})
+CA_VARIABLE = "IMAGEOPSD_CA"
+CERTIFICATE_VARIABLE = "IMAGEOPSD_CERTIFICATE"
+KEY_VARIABLE = "IMAGEOPSD_PRIVATE_KEY"
+"""PEM files of commands: whom they trust to vouch for a daemon, and what they show to one that wants to know them."""
+NO_OPTIONS = frozenset({CONFIG_VARIABLE, TOKEN_VARIABLE, CA_VARIABLE, CERTIFICATE_VARIABLE, KEY_VARIABLE})
 OptionTypes = Mapping[str, Mapping[str, type[msgspec.Struct]]]
 """Section of the plugs → a plug's name → the struct of its options."""
 
@@ -41,10 +51,12 @@ class ConfigError(Exception):
 
 
 class Loaded(msgspec.Struct, frozen=True):
-    """The settings and, for each dotted key that is not at its default, where its value came from."""
+    """The settings and, for each dotted key that is not at its default, where its value came from; `file` is the one
+    that was read."""
 
     settings: Settings
     origins: dict[str, str]
+    file: Path | None = None
 
 
 class _Value(msgspec.Struct, frozen=True):
@@ -52,6 +64,29 @@ class _Value(msgspec.Struct, frozen=True):
     origin: str
     text: bool
     """It came as a string from a flag or the environment and may mean a number, a boolean or a list."""
+    places: Mapping[str, str] = {}
+    """Of a list of tables: where its entries and their values stand, by keys such as `quota[0].limit`."""
+
+    def part(self, key: str, value: Any) -> "_Value":
+        """What stands at `key` in one of the entries."""
+        return _Value(value, self.place(key), text=False, places=self.places)
+
+    def place(self, key: str) -> str:
+        """Where that stands, or the nearest thing around it whose place is known."""
+        while "[" in key:
+            if key in self.places:
+                return self.places[key]
+            key = key.rpartition(".")[0]
+        return self.origin
+
+
+def file_to_read(named: Path | None, environment: Mapping[str, str]) -> Path | None:
+    """The configuration file: the one that was named, else that of the environment, else the host's if there is one."""
+    if named is not None:
+        return named
+    if (name := environment.get(CONFIG_VARIABLE)) is not None:
+        return Path(name) if name else None
+    return DEFAULT_FILE if os.path.lexists(DEFAULT_FILE) else None
 
 
 def load(
@@ -81,13 +116,14 @@ def load(
         values = {key: value for key, value in values.items() if key.partition(".")[0] not in PLUG_SECTIONS}
     settings = _build(Settings, values, plugs or {section: {} for section in PLUG_SECTIONS}, problems)
     for key, names in named.items():
-        if settings is not None and getattr(settings, key) not in names:
+        chosen = values.get(key, _Value(getattr(Settings(), key), "default", text=False))
+        name = _typed(chosen, str)
+        if isinstance(name, str) and name not in names:
             expected = f"Expected one of {', '.join(sorted(names))}"
-            origin = values[key].origin if key in values else "default"
-            problems.append(f"{origin}: {key}: '{getattr(settings, key)}' is not installed. {expected}")
+            problems.append(f"{chosen.origin}: {key}: '{name}' is not installed. {expected}")
     if problems or settings is None:
         raise ConfigError(problems)
-    return Loaded(settings, {key: value.origin for key, value in values.items()})
+    return Loaded(settings, {key: value.origin for key, value in values.items()}, file)
 
 
 # --------------------------------------------------------------------------------------------------- file
@@ -98,7 +134,8 @@ def _from_file(file: Path, problems: list[str]) -> dict[str, _Value]:
         text = file.read_text()
         table = tomllib.loads(text)
     except OSError as error:
-        problems.append(f"{file}: cannot be read: {error.strerror}")
+        whose = "" if error.errno != errno.EACCES else f"; the user {_user()} must be able to"
+        problems.append(f"{file}: cannot be read: {error.strerror}{whose}")
         return {}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         place = re.search(r"\(at line (\d+), column (\d+)\)", str(error))
@@ -106,7 +143,15 @@ def _from_file(file: Path, problems: list[str]) -> dict[str, _Value]:
         problems.append(f"{where}: not TOML: {str(error).partition(' (at ')[0]}")
         return {}
     lines = _key_lines(text)
-    return {key: _Value(value, _place(file, key, lines), text=False) for key, value in _leaves(table)}
+    places = {key: f"{file}:{number}" for key, number in lines.items()}
+    return {key: _Value(value, _place(file, key, lines), text=False, places=places) for key, value in _leaves(table)}
+
+
+def _user() -> str:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
 
 
 def _leaves(table: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
@@ -119,13 +164,22 @@ def _leaves(table: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]
 
 
 def _key_lines(text: str) -> dict[str, int]:
-    """Line numbers of keys and tables, which tomllib does not tell. Good for keys written plainly, one a line."""
+    """Line numbers of keys and tables, which tomllib does not tell; the second `[[quota]]` is `quota[1]`. Good for keys
+    written plainly, one a line."""
     lines: dict[str, int] = {}
     table = ""
+    last: dict[str, int] = {}
     for number, line in enumerate(text.splitlines(), start=1):
-        if header := re.match(r"\s*\[\[?\s*([^\[\]]+?)\s*\]\]?", line):
-            table = header[1].replace('"', "")
+        if header := re.match(r"\s*(\[\[?)\s*([^\[\]]+?)\s*\]\]?", line):
+            table = header[2].replace('"', "")
+            for around in sorted(last):  # a table inside the entry that was begun last
+                if table.startswith(f"{around}."):
+                    table = f"{around}[{last[around]}]{table.removeprefix(around)}"
             lines.setdefault(table, number)
+            if header[1] == "[[":
+                last[table] = last.get(table, -1) + 1
+                table = f"{table}[{last[table]}]"
+                lines[table] = number
             table += "."
         elif pair := re.match(r"\s*([\w.\"'-]+)\s*=", line):
             lines.setdefault(table + pair[1].replace('"', "").replace("'", ""), number)
@@ -155,18 +209,30 @@ def _build(
             built = _section(kind, f"{group}.{name}.", remaining, problems)
             if built is not None:
                 options[group][name] = built
-    settings = _section(section, "", remaining, problems, **options)
+    settings = _section(section, "", remaining, problems, given=options)
+    _unknown(remaining, known, problems)
+    return settings if len(problems) == before else None
+
+
+def _unknown(remaining: Mapping[str, _Value], known: Sequence[str], problems: list[str]) -> None:
     for key, value in remaining.items():
         close = get_close_matches(key, known, n=1)
         hint = f". Did you mean '{close[0]}'?" if close else f". Known: {', '.join(_siblings(key, known))}"
         problems.append(f"{value.origin}: {key}: unknown key{hint}")
-    return settings if len(problems) == before else None
 
 
 def _section(
-    kind: type[Any], prefix: str, remaining: dict[str, _Value], problems: list[str], **given: Any
+    kind: type[Any],
+    prefix: str,
+    remaining: dict[str, _Value],
+    problems: list[str],
+    entry_at: str | None = None,
+    *,
+    whole: bool = True,
+    given: Mapping[str, Any] = {},
 ) -> Any | None:
-    """A struct of `kind` from the values under `prefix`, which it takes out of `remaining`."""
+    """A struct of `kind` from the values under `prefix`, which it takes out of `remaining`. `entry_at` is the place of
+    an entry in a list, whose rules wait for all of its values; unless it is `whole`, nothing is missing."""
     arguments = dict(given)
     origins: dict[str, str] = {}
     complete = True
@@ -183,20 +249,52 @@ def _section(
             continue
         origins[name] = value.origin
         try:
-            arguments[name] = msgspec.convert(_typed(value, hint), hint, dec_hook=_decode)
+            plain = _typed(value, hint)
+            if (entry := _entry_kind(hint)) and isinstance(plain, list) and all(isinstance(one, dict) for one in plain):
+                entries = [_entry(entry, f"{key}[{at}]", value, table, problems) for at, table in enumerate(plain)]
+                arguments[name] = tuple(one for one in entries if one is not None)
+                complete = complete and None not in entries
+                continue
+            arguments[name] = msgspec.convert(plain, hint, dec_hook=_decode)
         except (msgspec.ValidationError, ValueError) as error:
             problem = _sentence(error)
             if value.text:  # quotes are for files; a shell would eat them
                 problem = problem.replace(" in quotes", "", 1)
             problems.append(f"{value.origin}: {key}: {problem}")
             complete = False
+    if not whole:
+        return None
+    place = entry_at or "default"
+    required = {field.name for field in msgspec.structs.fields(kind) if field.required}
+    problems += [f"{place}: {prefix}{name}: missing" for name in sorted(required - origins.keys())]
+    if not required <= arguments.keys() or (entry_at and not complete):
+        return None
     try:  # also with values missing: the rules on those that are there may have something to say
         section = kind(**{name: value for name, value in arguments.items() if value is not None})
         return section if complete else None
-    except ValueError as error:  # a rule between or on the values, from the section's __post_init__
-        origin = origins.get(str(error).partition(":")[0], "default")
-        problems.append(f"{origin}: {prefix}{error}")
+    except ValueError as error:  # rules between or on the values, from the section's __post_init__, one a line
+        for rule in str(error).splitlines():
+            name = rule.partition(":")[0]
+            where = f"{prefix}{rule}" if name in kind.__struct_fields__ else f"{prefix.removesuffix('.')}: {rule}"
+            problems.append(f"{origins.get(name, place)}: {where}")
         return None
+
+
+def _entry_kind(hint: Any) -> type[msgspec.Struct] | None:
+    """What an option is a list of, if that is tables."""
+    arguments = getattr(hint, "__args__", ())
+    inner = arguments[0] if getattr(hint, "__origin__", None) is tuple and arguments else None
+    return inner if isinstance(inner, type) and issubclass(inner, msgspec.Struct) else None
+
+
+def _entry(kind: type[Any], key: str, value: _Value, table: Mapping[str, Any], problems: list[str]) -> Any | None:
+    """One of the tables in a list. Of one with a mistyped key nobody knows what is missing, or breaks a rule."""
+    remaining = {f"{key}.{name}": value.part(f"{key}.{name}", inner) for name, inner in table.items()}
+    known = _known_keys(kind, f"{key}.")
+    mistyped = {name: remaining.pop(name) for name in list(remaining) if name not in known}
+    made = _section(kind, f"{key}.", remaining, problems, value.place(key), whole=not mistyped)
+    _unknown(mistyped, known, problems)
+    return made
 
 
 def _take(key: str, hint: Any, remaining: dict[str, _Value]) -> _Value | None:

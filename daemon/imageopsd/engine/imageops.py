@@ -20,7 +20,7 @@ from imageopsd.model.errors import (
     StoreUnavailable,
     Unavailable,
 )
-from imageopsd.model.events import Accepted, CancelAsked, Cancelled, Change, Failed, StoreTroubled
+from imageopsd.model.events import Accepted, CancelAsked, Cancelled, Change, Failed, KeysTurned, StoreTroubled
 from imageopsd.model.image import DeprecationState, Image, ImageStatus, labelled, reserved
 from imageopsd.model.keys import without_keyring, without_keys
 from imageopsd.model.lifecycle import apply
@@ -85,6 +85,7 @@ class ImageOps:
         self._why_waiting = why_waiting
         self._seal = seal
         self.draining = False
+        self._unsealed = False
         self.configure(request_id_window=request_id_window)
 
     def configure(self, *, request_id_window: float) -> None:
@@ -96,7 +97,7 @@ class ImageOps:
         by.check_sources(request)
         if self.draining:
             raise Unavailable("The daemon is shutting down; send the request again in a moment")
-        request = self._seal(request)
+        request = self._sealed(request)
         try:
             with self._room():
                 return await self._accept(request, by.name, version)
@@ -108,6 +109,20 @@ class ImageOps:
         except StoreUnavailable as error:
             self._bus.publish(StoreTroubled("recording a request", error))
             raise
+
+    def _sealed(self, request: AnyRequest) -> AnyRequest:
+        """The request with its keys sealed. That our own keys cannot be used is told once, not with each request."""
+        try:
+            sealed = self._seal(request)
+        except Unavailable as error:
+            if not self._unsealed:
+                self._unsealed = True
+                self._bus.publish(KeysTurned(str(error.__cause__ or error)))
+            raise
+        if self._unsealed and sealed.keys is not None:
+            self._unsealed = False
+            self._bus.publish(KeysTurned(None))
+        return sealed
 
     async def _first(self, request: AnyRequest) -> Operation | None:
         window = self._clock() - self._request_id_window

@@ -27,9 +27,14 @@ from imageopsd.wire.jobs import read_job
 BEAT = 5.0
 """Seconds between two signs of life while it waits."""
 
+PUT_OFF = 30.0
+"""Seconds until jobs that could not be taken for now are tried again."""
+
 
 class Intake:
-    """Reads `batch` jobs at a time."""
+    """Reads `batch` jobs at a time. What cannot be taken for now, since the daemon's own key for it cannot be read, is
+    put off for `put_off` seconds, with all that waits for the same image, and holds up nobody else; once there is a
+    whole batch of it, everybody waits."""
 
     def __init__(
         self,
@@ -41,6 +46,7 @@ class Intake:
         backlog: Backlog,
         *,
         batch: int = 128,
+        put_off: float = PUT_OFF,
     ) -> None:
         self._queue = queue
         self._ops = ops
@@ -49,22 +55,35 @@ class Intake:
         self._gate = gate
         self._backlog = backlog
         self._batch = batch
+        self._put_off_for = put_off
+        self._put_off: list[tuple[Job, AnyRequest]] = []
         self.pulse = Pulse()
 
     async def run(self) -> None:
         """Works until it is cancelled. A job whose operation is recorded but which was not settled comes again
         after a restart, and its request id leads it to the same operation."""
         while True:
-            jobs = await self._queue.receive(self._batch)
+            jobs: list[Job] = []
+            with anyio.move_on_after(self._put_off_for if self._put_off else None):
+                if len(self._put_off) < self._batch:
+                    jobs = await self._queue.receive(self._batch)
+                else:
+                    await anyio.sleep_forever()
             with self.pulse.turn():
                 await self._take_all(jobs)
 
     async def _take_all(self, jobs: list[Job]) -> None:
+        """What was put off comes first, as it came first."""
+        again, self._put_off = self._put_off, []
         understood = [pair for job in jobs if (pair := await self._understood(job))]
-        for wave in _waves(understood):
+        for wave in _waves([*again, *understood]):
+            held = {request.target for _, request in self._put_off}
             async with anyio.create_task_group() as together:
                 for job, request in wave:
-                    together.start_soon(self._take, job, request)
+                    if held & set(_images_of(request)):
+                        self._put_off.append((job, request))
+                    else:
+                        together.start_soon(self._take, job, request)
 
     async def _understood(self, job: Job) -> tuple[Job, AnyRequest] | None:
         try:
@@ -85,8 +104,8 @@ class Intake:
             await self._submit(request)
         except RequestIdReused as error:
             return await self._bury(job, error)
-        except Unavailable:
-            return None  # it stays in the queue for the next process
+        except Unavailable:  # which everybody has been told; or the daemon drains, and the next one takes it
+            return self._put_off.append((job, request))
         return await self._queue.settle([job.receipt])
 
     async def _submit(self, request: AnyRequest) -> None:

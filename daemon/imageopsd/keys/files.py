@@ -1,10 +1,13 @@
-"""Files with secrets of the daemon's own: made once, whoever comes first, and readable to its account alone."""
+"""Files with secrets of the daemon's own: made once, whoever comes first, and readable to its account alone, which is
+that of whoever the data directory belongs to."""
 
 import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
+
+from imageopsd.ownership import hand_over, make_directory
 
 OTHERS = 0o007
 """Rights that no such file may give. Those of the group are let pass: Kubernetes' `fsGroup` sets them."""
@@ -16,10 +19,12 @@ def read_or_make(path: Path, make: Callable[[], bytes]) -> bytes:
     try:
         return read(path)
     except FileNotFoundError:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.parent.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_directory(path.parent)
     draft = path.with_name(f".{path.name}.{uuid4().hex}")
     try:
         with open(draft, "xb", opener=lambda name, flags: os.open(name, flags | os.O_CLOEXEC, 0o600)) as file:
+            hand_over(file.fileno(), path.parent)
             file.write(make())
             file.flush()
             os.fsync(file.fileno())

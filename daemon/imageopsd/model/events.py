@@ -191,6 +191,12 @@ class StoreTroubled(msgspec.Struct, frozen=True):
     error: Exception
 
 
+class KeysTurned(msgspec.Struct, frozen=True):
+    """Requests with customers' keys cannot be taken, for that reason, or (`None`) they are again."""
+
+    reason: str | None
+
+
 class Obstacle(StrEnum):
     """What keeps operations from being started."""
 
@@ -217,6 +223,12 @@ class BacklogTurned(msgspec.Struct, frozen=True):
     reason: str | None
 
 
+class StuckTurned(msgspec.Struct, frozen=True):
+    """Other loops of the daemon hang than before: these, or none any more."""
+
+    loops: tuple[str, ...]
+
+
 class CancelAsked(msgspec.Struct, frozen=True):
     """The end of an operation was asked for that somebody works on."""
 
@@ -240,8 +252,10 @@ Happening = (
     | BackendCrashed
     | JobCrashed
     | StoreTroubled
+    | KeysTurned
     | ObstacleTurned
     | BacklogTurned
+    | StuckTurned
     | CancelAsked
     | LeftBehind
 )

@@ -67,12 +67,15 @@ class Limit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     rollout_status: Literal["IN_PROGRESS", "ROLLOUT_STATUS_UNSPECIFIED"] | None = None
 
     def __post_init__(self) -> None:
+        problems = []
         if self.project != EVERY_PROJECT and not PROJECT.fullmatch(self.project):
-            raise ValueError(f"project: '{self.project}' is no project id. Expected one, or '*' for every project")
+            problems.append(f"project: '{self.project}' is no project id. Expected one, or '*' for every project")
         if self.metric not in list(Metric):
-            raise ValueError(f"metric: '{self.metric}' is not known. Expected one of {', '.join(Metric)}")
+            problems.append(f"metric: '{self.metric}' is not known. Expected one of {', '.join(Metric)}")
         if self.rollout_status is not None and self.future_limit is None:
-            raise ValueError("rollout_status: There is no future_limit that could be rolled out")
+            problems.append("rollout_status: There is no future_limit that could be rolled out")
+        if problems:
+            raise ValueError("\n".join(problems))
 
 
 def check_limits(limits: Sequence[Limit]) -> None:

@@ -21,6 +21,7 @@ from imageopsd.model.events import (
     Obstacle,
     ObstacleTurned,
     Postponed,
+    StuckTurned,
     Succeeded,
 )
 from imageopsd.model.operation import Operation
@@ -67,6 +68,8 @@ class Board:
                 self._obstacles.pop(obstacle, None)
             case BacklogTurned(reason=reason):
                 self._backlog = {"backlog": reason} if reason else {}
+            case StuckTurned(loops=loops):
+                self.stuck = loops
             case JobBuried(job_id=job_id, reason=reason):
                 self._dead.appendleft({"job": job_id, "reason": reason})
 
@@ -124,6 +127,7 @@ class Board:
             **self._head,
             "slots": self.slots,
             "phase": self.phase,
+            "stuck": list(self.stuck),
             "obstacles": {**self._obstacles, **self._backlog},
             "operations": {
                 "pending": self.pending,

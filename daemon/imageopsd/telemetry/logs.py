@@ -22,12 +22,14 @@ from imageopsd.model.events import (
     Interrupted,
     JobBuried,
     JobCrashed,
+    KeysTurned,
     LeaseWasLost,
     LeftBehind,
     ObstacleTurned,
     Postponed,
     Progressed,
     StoreTroubled,
+    StuckTurned,
     Succeeded,
 )
 from imageopsd.model.faults import Fault, fault_of
@@ -138,6 +140,14 @@ def hear(happening: Happening, *, traced: bool = False) -> None:
             log.warning("no more work is taken", reason=reason)
         case StoreTroubled(doing=doing, error=error):
             log.error("store unavailable", doing=doing, error=str(error))
+        case KeysTurned(reason=None):
+            log.info("customers' keys are taken again")
+        case KeysTurned(reason=reason):
+            log.error("customers' keys cannot be taken", reason=reason)
+        case StuckTurned(loops=()):
+            log.warning("no longer stuck")
+        case StuckTurned(loops=loops):
+            log.error("stuck", loops=list(loops))
         case LeftBehind(what=what, which=which):
             log.warning(what, which=which)
 

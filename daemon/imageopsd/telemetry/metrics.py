@@ -32,6 +32,7 @@ from imageopsd.model.events import (
     Happening,
     Interrupted,
     JobBuried,
+    KeysTurned,
     LeaseWasLost,
     Obstacle,
     ObstacleTurned,
@@ -122,6 +123,8 @@ class Metrics:
                                       code=STATUSES)  # fmt: skip
         self._rejected = self._counter("jobs_rejected", "Requests over REST that were to change something and were "
                                        "refused.", reason=REJECTIONS)  # fmt: skip
+        self._keys_unusable = self._gauge("keys_unusable", "1 while requests with customers' keys cannot be taken: the "
+                                          "daemon's own cannot be read.")  # fmt: skip
         self._refused = self._counter("auth_failures", "Requests without a token, with no good one, or above it.",
                                       reason=REFUSALS)  # fmt: skip
         self._duration = self._histogram("operation_duration", "From the first claim to the end.", HOURS, type=TYPES,
@@ -188,6 +191,8 @@ class Metrics:
                 self._crashes.inc()
             case StoreTroubled():
                 self._troubles.inc()
+            case KeysTurned(reason=reason):
+                self._keys_unusable.set(reason is not None)
             case ObstacleTurned(obstacle=obstacle, reason=reason):
                 self._obstacles.labels(obstacle).set(reason is not None)
             case BacklogTurned(reason=reason):

@@ -52,16 +52,27 @@ def watchdog_seconds() -> float | None:
 
 
 def passed_sockets() -> list[socket.socket]:
-    """The sockets of an imageopsd.socket unit, to be asked for once. Raises OSError for descriptors that are none."""
-    ours = os.environ.pop("LISTEN_PID", "") == str(os.getpid())
-    count = os.environ.pop("LISTEN_FDS", "")
-    os.environ.pop("LISTEN_FDNAMES", None)
-    if not ours or not (count.isascii() and count.isdecimal()):
+    """The sockets of an imageopsd.socket unit, with descriptors of their own each time. Raises OSError for others.
+    Those that were passed stay open, for our children to pass over: they are not who LISTEN_PID means."""
+    count = os.environ.get("LISTEN_FDS", "")
+    if os.environ.get("LISTEN_PID") != str(os.getpid()) or not (count.isascii() and count.isdecimal()):
         return []
-    sockets = [socket.socket(fileno=number) for number in range(FIRST_SOCKET, FIRST_SOCKET + int(count))]
-    for sock in sockets:
-        sock.set_inheritable(False)
-    return sockets
+    numbers = range(FIRST_SOCKET, FIRST_SOCKET + int(count))
+    for number in numbers:
+        os.set_inheritable(number, False)
+    return [socket.socket(fileno=os.dup(number)) for number in numbers]
+
+
+def turn_away() -> None:
+    """Closes the connections that wait at the passed sockets, when we end over a configuration that the next start
+    would like no better: for as long as they wait systemd starts us again at once, until it gives up, the socket
+    too."""
+    with suppress(OSError):
+        for sock in passed_sockets():
+            with sock, suppress(OSError):
+                sock.setblocking(False)
+                while True:
+                    sock.accept()[0].close()
 
 
 async def ask_for_time(limit: float) -> None:

@@ -24,7 +24,7 @@ from imageopsd.cli.demo.server import serving
 from imageopsd.cli.exits import Exit, Failure
 from imageopsd.cli.following import Follower, outcome
 from imageopsd.cli.show import show_one
-from imageopsd.config.loading import ENVIRONMENT_PREFIX
+from imageopsd.config.loading import CONFIG_VARIABLE, ENVIRONMENT_PREFIX
 
 PROJECT = "demo"
 PREFIX = "imageopsd-demo-"
@@ -141,7 +141,8 @@ def _submit(jobs: list[dict[str, Any]], data_dir: Path, folder: Path) -> None:
 
 def _environment() -> dict[str, str]:
     """Ours, without what would configure the commands: the demonstration runs on the defaults."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(ENVIRONMENT_PREFIX)}
+    others = {name: value for name, value in os.environ.items() if not name.startswith(ENVIRONMENT_PREFIX)}
+    return {**others, CONFIG_VARIABLE: ""}  # nor the host's own file
 
 
 @contextmanager

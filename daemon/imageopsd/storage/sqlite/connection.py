@@ -27,6 +27,7 @@ import anyio
 
 from imageopsd.crashpoints import crash_point
 from imageopsd.model.errors import StoreBusy, StoreError, StoreFull, StoreTooNew, StoreUnavailable
+from imageopsd.ownership import hand_over
 
 T = TypeVar("T")
 
@@ -360,8 +361,14 @@ def statements(script: str) -> Iterable[str]:
 
 
 def _create_private(path: Path) -> None:
-    """Records name images, projects and users: for the daemon's account only."""
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    """Records name images, projects and users: for the daemon's account only. SQLite gives what it puts beside a file
+    to the file's owner by itself (https://www.sqlite.org/src/file?name=src/os_unix.c, robustFchown)."""
+    with suppress(FileExistsError):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            hand_over(descriptor, path.parent)
+        finally:
+            os.close(descriptor)
 
 
 def _back_up(path: Path, version: int) -> None:

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from imageopsd.model.errors import StoreError
+from imageopsd.ownership import hand_over
 
 
 class Doorbell:
@@ -62,5 +63,10 @@ def ringing(path: Path) -> Iterator[None]:
 def _make(path: Path) -> None:
     with suppress(FileExistsError):
         os.mkfifo(path, 0o600)
+        descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            hand_over(descriptor, path.parent)
+        finally:
+            os.close(descriptor)
     if not stat.S_ISFIFO(path.lstat().st_mode):
         raise StoreError(f"{path} is in the way: expected a named pipe there, or nothing")
