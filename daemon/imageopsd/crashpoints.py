@@ -1,7 +1,8 @@
 """Named places at which a test can have this process killed, as a power cut would: in the middle, with no goodbye.
 
-`IMAGEOPSD_TEST_CRASH_AT=state.commit.after:3` kills the process the third time it comes by there. Without the
-variable a crash point is a call of a function that does nothing (some 40 ns, beside an fsync).
+`IMAGEOPSD_TEST_CRASH_AT=state.commit.after:3` kills the process the third time it comes by there; with `:3:SIGTERM` it
+is told to end there, and goes on. Without the variable a crash point is a call of a function that does nothing (some
+40 ns, beside an fsync).
 `tests/chaos` kills the daemon at every one of them; `CONTRIBUTING.md` says how to add one.
 """
 
@@ -33,16 +34,18 @@ POINTS = frozenset(
 
 def _armed(wish: str) -> Callable[[str], None]:
     """Raises ValueError for a wish that could never come true: a test with a misspelt one would prove nothing."""
-    name, _, number = wish.partition(":")
+    name, number, how, *_ = *wish.split(":"), "", ""
     if name not in POINTS:
         raise ValueError(f"{VARIABLE}: '{name}' is not one of {', '.join(sorted(POINTS))}")
     fatal = int(number or 1)
+    kind = signal.Signals[how or "SIGKILL"]
     visits = count(1)  # several threads come by; `next` on it is atomic
 
     def crash_point(visited: str) -> None:
         if visited == name and next(visits) == fatal:
-            os.kill(os.getpid(), signal.SIGKILL)
-            signal.pause()  # the signal may reach another thread first; nothing more happens in this one
+            os.kill(os.getpid(), kind)
+            if kind is signal.SIGKILL:
+                signal.pause()  # the signal may reach another thread first; nothing more happens in this one
 
     return crash_point
 
