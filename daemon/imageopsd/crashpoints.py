@@ -20,12 +20,21 @@ POINTS = frozenset(
         "queue.commit",  # one of the jobs: a submit, or jobs that have become operations
         "migrate.commit",  # a new schema
         "disk.sync",  # a disk's content
+        "window.sync",  # a part of it, on the way
+        "blocks.sync",  # the digests of its blocks
+        "seals.sync",  # what an encrypted disk is opened with, beside the key
         "manifest.sync",  # what tells whose it is
         "directory.sync",  # each time names are made safe
         "publish.rename",  # staging → images
         "remove.rename",  # images → trash
         "remove.delete",  # trash → nothing
         "rewrite.rename",  # a patched manifest takes the place of the old
+        "sweep.rename",  # staging → trash
+        "spool.sync",  # what came of an archive
+        "mark.sync",  # how far that is
+        "key.sync",  # one of the daemon's own keys
+        "key.link",  # it gets its name
+        "key.directory",  # which is made safe
         "effect.journal",  # the simulated backend's effect
     )
     for side in ("before", "after")

@@ -55,7 +55,7 @@ class Source:
         pauses_at = self._rng.choice((begin, size // 2, size - NEAR_END))
         for at in range(begin, size, BLOCK):
             if at <= pauses_at < at + BLOCK:
-                await asyncio.sleep(LONG if self._rng.random() < 0.05 else self._rng.uniform(0, 0.1))
+                await asyncio.sleep(LONG if self._rng.random() < 0.15 else self._rng.uniform(0, 0.1))
             if at >= breaks_at:
                 assert request.transport is not None
                 request.transport.abort()

@@ -6,6 +6,8 @@ from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
+from imageopsd.crashpoints import crash_point
+
 OTHERS = 0o007
 """Rights that no such file may give. Those of the group are let pass: Kubernetes' `fsGroup` sets them."""
 
@@ -22,9 +24,13 @@ def read_or_make(path: Path, make: Callable[[], bytes]) -> bytes:
         with open(draft, "xb", opener=lambda name, flags: os.open(name, flags | os.O_CLOEXEC, 0o600)) as file:
             file.write(make())
             file.flush()
+            crash_point("key.sync.before")
             os.fsync(file.fileno())
+            crash_point("key.sync.after")
         with suppress(FileExistsError):
+            crash_point("key.link.before")
             path.hardlink_to(draft)
+            crash_point("key.link.after")
     finally:
         draft.unlink(missing_ok=True)
     for directory in (path.parent, path.parent.parent):
@@ -45,6 +51,8 @@ def read(path: Path) -> bytes:
 def _sync(directory: Path) -> None:
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
+        crash_point("key.directory.before")
         os.fsync(descriptor)
+        crash_point("key.directory.after")
     finally:
         os.close(descriptor)

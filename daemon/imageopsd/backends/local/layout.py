@@ -149,7 +149,9 @@ class Layout:
     def _throw_away(self, path: Path) -> None:
         """At once, whatever its size; `empty_trash` has the work."""
         if path.exists():
+            crash_point("sweep.rename.before")
             path.rename(self._trash / uuid4().hex)
+            crash_point("sweep.rename.after")
 
     def _sync_published(self, place: Path, staging: Path) -> None:
         """Also for what a dead process renamed: it may not have come so far. What is left in `staging` goes."""
