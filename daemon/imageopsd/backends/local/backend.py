@@ -291,8 +291,11 @@ class LocalBackend(Keeping):
                     f"The disk is full: the file system of '{self._layout.root}' has no room for this.",
                     HTTPStatus.INSUFFICIENT_STORAGE,
                 ) from error
+            # whatever comes next would meet the same; what only a source's file says was said by its reader
             raise TemporaryFailure(
-                "STORAGE_UNAVAILABLE", f"The directory '{self._layout.root}' failed: {error.strerror or error}."
+                "STORAGE_UNAVAILABLE",
+                f"The directory '{self._layout.root}' failed: {error.strerror or error}.",
+                of_backend=True,
             ) from error
 
 
