@@ -5,11 +5,9 @@ from datetime import timedelta
 import anyio
 import pytest
 from tests.engine.conftest import EXACT, Engine
-from tests.engine.faults import again
 
 from imageopsd.engine.backlog import Backlog
 from imageopsd.engine.imageops import ImageOps
-from imageopsd.engine.retention import Retention
 from imageopsd.model.breaker import BreakerPolicy
 from imageopsd.model.errors import Overloaded, StoreFull, TemporaryFailure
 from imageopsd.model.events import LeaseWasLost, Obstacle, ObstacleTurned, StoreTroubled
@@ -208,28 +206,3 @@ async def test_nothing_is_started_on_a_claim_that_somebody_else_may_hold_by_now(
         await engine.insert()
         await engine.until(lambda h: any(isinstance(x, LeaseWasLost) for x in h))
     assert engine.backend.nothing_called()
-
-
-async def test_old_records_are_forgotten_by_outcome(engine: Engine) -> None:
-    async with engine.working():
-        for name, failure in (("good", None), ("bad", TemporaryFailure("X", "x"))):
-            operation = await engine.insert(name)
-            call = await engine.backend.next_call()
-            call.fail(failure) if failure else call.succeed()
-            for _ in range(2 if failure else 0):
-                await engine.until(lambda _, o=operation: engine.events_of(o)[-1] == "Deferred")
-                engine.clock.advance(10)
-                (await engine.backend.next_call()).fail(failure)
-            await engine.done(operation)
-    retention = Retention(engine.through, engine.bus, engine.clock, succeeded=60, failed=120)
-
-    async def failures_left() -> list[bool]:
-        await again(retention.round)
-        page = await engine.store.operations("p", 10, None, newest_first=False)
-        return [operation.error is not None for operation in page.items]
-
-    assert await failures_left() == [False, True]
-    engine.clock.advance(61)
-    assert await failures_left() == [True]
-    engine.clock.advance(60)
-    assert await failures_left() == []

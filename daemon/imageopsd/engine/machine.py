@@ -69,7 +69,7 @@ class Machine:
             open_keys=keyring.opened,
         )
         self._intake = Intake(queue, self.ops, bus, clock, self._gate, self._backlog)
-        self._retention = Retention(store, bus, clock, succeeded=None, failed=None)
+        self._retention = Retention(store, queue, bus, clock, succeeded=None, failed=None, dead=None)
         self._upkeep = Upkeep(
             store,
             bus,
@@ -108,7 +108,11 @@ class Machine:
     def configure_records(self, records: Records) -> None:
         self._backlog.configure(records.max_unfinished)
         self.ops.configure(request_id_window=records.request_id_window)
-        self._retention.configure(succeeded=records.keep_succeeded or None, failed=records.keep_failed or None)
+        self._retention.configure(
+            succeeded=records.keep_succeeded or None,
+            failed=records.keep_failed or None,
+            dead=records.keep_dead_letters or None,
+        )
 
     def interrupt(self) -> None:
         """Interrupts what runs at once; it will be taken up again."""

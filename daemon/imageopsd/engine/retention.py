@@ -1,6 +1,12 @@
-"""Records of what ended long ago are forgotten: failures later than successes, for people come back to them."""
+"""Records of what ended long ago are forgotten: failures later than successes, for people come back to them.
 
+So are dead letters. The space of all that is gone, settled jobs too, goes back to the file system.
+"""
+
+import sys
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from functools import partial
 
 import anyio
 
@@ -8,7 +14,7 @@ from imageopsd.engine.bus import EventBus
 from imageopsd.engine.imageops import Clock
 from imageopsd.model.errors import StoreUnavailable
 from imageopsd.model.events import StoreTroubled
-from imageopsd.ports import Store
+from imageopsd.ports import JobQueue, Store
 
 INTERVAL = 3600.0
 """Seconds between two rounds."""
@@ -21,19 +27,29 @@ BREATH = 0.05
 
 
 class Retention:
-    """`succeeded` and `failed` are for how many seconds such operations are kept; `None` is for ever."""
+    """`succeeded` and `failed` are for how many seconds such operations are kept, `dead` is for dead letters; `None` is
+    for ever."""
 
     def __init__(
-        self, store: Store, bus: EventBus, clock: Clock, *, succeeded: float | None, failed: float | None
+        self,
+        store: Store,
+        queue: JobQueue,
+        bus: EventBus,
+        clock: Clock,
+        *,
+        succeeded: float | None,
+        failed: float | None,
+        dead: float | None,
     ) -> None:
         self._store = store
+        self._queue = queue
         self._bus = bus
         self._clock = clock
-        self.configure(succeeded=succeeded, failed=failed)
+        self.configure(succeeded=succeeded, failed=failed, dead=dead)
 
-    def configure(self, *, succeeded: float | None, failed: float | None) -> None:
+    def configure(self, *, succeeded: float | None, failed: float | None, dead: float | None) -> None:
         """What the next round goes by."""
-        self._kept = {False: succeeded, True: failed}
+        self._succeeded, self._failed, self._dead = succeeded, failed, dead
 
     async def run(self) -> None:
         while True:
@@ -43,17 +59,22 @@ class Retention:
                 self._bus.publish(StoreTroubled("forgetting old records", error))
             await anyio.sleep(INTERVAL)
 
-    async def round(self) -> int:
-        """Forgets all that is old enough and gives its space back. How many records."""
-        forgotten = 0
-        for failed, kept in self._kept.items():
-            if kept is None:
-                continue
-            before = self._clock() - timedelta(seconds=kept)
-            count = BATCH
-            while count == BATCH:
-                count = await self._store.forget(failed=failed, before=before, limit=BATCH)
-                forgotten += count
-                await self._store.tidy()
+    async def round(self) -> None:
+        """Forgets all that is old enough, and gives its space, and that of all else that is gone, back."""
+        await self._forget(self._succeeded, partial(self._store.forget, failed=False))
+        await self._forget(self._failed, partial(self._store.forget, failed=True))
+        await self._forget(self._dead, self._queue.forget)
+        for part in (self._store, self._queue):
+            left = sys.maxsize
+            while 0 < (free := await part.tidy()) < left:
+                left = free
                 await anyio.sleep(BREATH)
-        return forgotten
+
+    async def _forget(self, kept: float | None, forget: Callable[..., Awaitable[int]]) -> None:
+        if kept is None:
+            return
+        before = self._clock() - timedelta(seconds=kept)
+        count = BATCH
+        while count == BATCH:
+            count = await forget(before=before, limit=BATCH)
+            await anyio.sleep(BREATH)
