@@ -3,6 +3,8 @@
 import ast
 import re
 import shlex
+from collections.abc import Iterator
+from http import HTTPStatus
 from pathlib import Path
 
 import click
@@ -10,13 +12,14 @@ import pytest
 
 from imageopsd.cli.main import cli
 from imageopsd.model import events
-from imageopsd.model.lifecycle import TRANSITIONS
+from imageopsd.model.lifecycle import CANCELLATIONS, TRANSITIONS
 from imageopsd.telemetry.metrics import Metrics
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 ARCHITECTURE = (ROOT / "daemon" / "ARCHITECTURE.md").read_text()
 PACKAGE = ROOT / "daemon" / "imageopsd"
+CODE = re.compile(r"[A-Z]+(?:_[A-Z]+)*")
 
 
 def test_the_state_table_is_the_one_in_the_code() -> None:
@@ -82,13 +85,57 @@ def test_links_and_paths_lead_somewhere(document: Path) -> None:
         assert (ROOT / path).exists(), path
 
 
-def test_every_error_code_of_the_code_is_in_the_readme() -> None:
-    table = README.split("## What an operation's error says")[1].split("##")[0]
-    documented = set(re.findall(r"`([A-Z_]{4,})`", table))
-    raised = set()
-    for file in [*(PACKAGE / "backends" / "local").rglob("*.py"), *(PACKAGE / "engine").rglob("*.py")]:
-        raised |= set(re.findall(r"(?:Temporary|Permanent)Failure\(\s*\"([A-Z_]+)\"", file.read_text()))
-    assert raised - documented == set()
+FAILURES = ("TemporaryFailure", "PermanentFailure", "super().__init__")
+ANSWERED = {"UNAUTHENTICATED", "POLICY_CHANGED", "REQUEST_ID_REUSED", "OPERATION_NOT_FAILED"}
+"""Codes that a caller is answered with, or that stand with a dead letter; no operation ends with them."""
+
+
+def test_the_error_codes_in_the_readme_are_those_of_the_code_with_their_statuses() -> None:
+    table = README.split("## What an operation's error says")[1].split("##")[0].split("`warnings[].code`")[0]
+    documented = [
+        (set(re.findall(r"`([A-Z_]+)`", codes)), {int(status) for status in re.findall(r"\d+", statuses)})
+        for codes, statuses in re.findall(r"^\| ((?:`[A-Z_]+`,? ?)+)\|([\d, ]+)\|", table, re.MULTILINE)
+    ]
+    real: dict[str, set[int]] = {}
+    for code, status in [
+        *CANCELLATIONS.values(),
+        *raised([ast.parse(file.read_text()) for file in PACKAGE.rglob("*.py")]),
+    ]:
+        real.setdefault(code, set()).add(int(status))
+    assert sorted(real.keys() - ANSWERED) == sorted(code for codes, _ in documented for code in codes)
+    assert real.keys() >= ANSWERED
+    for codes, statuses in documented:
+        assert (codes, statuses) == (codes, set().union(*(real[code] for code in codes)))
+
+
+def raised(modules: list[ast.Module]) -> Iterator[tuple[str, HTTPStatus]]:
+    """Code and status of every backend's failure that is made anywhere, and of every kind of RequestError: that is
+    what a refused job's operation ends with."""
+    named = {
+        ast.unparse(node.targets[0]): node.value
+        for module in modules
+        for node in module.body
+        if isinstance(node, ast.Assign)
+    }
+
+    def codes(node: ast.expr) -> Iterator[str]:
+        """In an expression, which may be the name of a constant."""
+        for part in ast.walk(named.get(ast.unparse(node), node)):
+            if isinstance(part, ast.Constant) and isinstance(part.value, str) and CODE.fullmatch(part.value):
+                yield part.value
+
+    for node in (node for module in modules for node in ast.walk(module)):
+        if isinstance(node, ast.ClassDef):
+            made = {ast.unparse(line.targets[0]): line.value for line in node.body if isinstance(line, ast.Assign)}
+            if {"code", "http_status"} <= made.keys():
+                yield from ((code, status_of(made["http_status"])) for code in codes(made["code"]))
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in FAILURES and node.args:
+            for code in codes(node.args[0]):
+                yield code, status_of(node.args[2]) if len(node.args) > 2 else HTTPStatus.SERVICE_UNAVAILABLE
+
+
+def status_of(node: ast.expr) -> HTTPStatus:
+    return HTTPStatus[ast.unparse(node).removeprefix("HTTPStatus.")]
 
 
 def test_the_unit_starts_the_command_with_the_manuals_directory() -> None:

@@ -27,6 +27,7 @@ POINTS = frozenset(
         "directory.sync",  # each time names are made safe
         "publish.rename",  # staging → images
         "remove.rename",  # images → trash
+        "restore.rename",  # trash → images, if that was not safe
         "remove.delete",  # trash → nothing
         "rewrite.rename",  # a patched manifest takes the place of the old
         "sweep.rename",  # staging → trash

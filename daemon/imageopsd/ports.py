@@ -4,10 +4,11 @@ Promises only. What an implementation must know stands here; how it does it is i
 `tests/storage` and `tests/backends` check every implementation against these words.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
+from threading import Event
 from types import TracebackType
-from typing import Any, BinaryIO, Generic, Protocol, Self, TypeVar, runtime_checkable
+from typing import Any, BinaryIO, Generic, NoReturn, Protocol, Self, TypeVar, runtime_checkable
 
 import msgspec
 
@@ -16,7 +17,7 @@ from imageopsd.model.image import Image, ImageFacts
 from imageopsd.model.machine_image import MachineImage, MachineImageFacts, MachineImageTask
 from imageopsd.model.operation import Operation, OperationWarning
 from imageopsd.model.policy import Policy
-from imageopsd.model.quota import Correction, Quotas, Usage
+from imageopsd.model.quota import Correction, Metric, Quotas, Remainder, Usage
 from imageopsd.model.requests import AnyRequest
 from imageopsd.model.resource import Resource
 
@@ -92,6 +93,9 @@ class JobQueue(Protocol):
     async def depth(self) -> QueueDepth:
         """Kept, not counted: costs the same whatever waits."""
 
+    async def until_broken(self) -> NoReturn:
+        """As `Store.until_broken`."""
+
     async def dead_letters(self, limit: int) -> list[DeadLetter]:
         """The newest first."""
 
@@ -139,6 +143,13 @@ class Claim(msgspec.Struct, frozen=True):
     attempt: int
     checkpoint: bytes | None = None
     cancelled: Cancelled | None = None
+
+
+class ClaimRound(msgspec.Struct, frozen=True):
+    """What one round of claiming brought, and when what is deferred still falls due next, if anything is."""
+
+    claims: list[Claim]
+    next_due: datetime | None
 
 
 class Acceptance(msgspec.Struct, frozen=True):
@@ -224,8 +235,8 @@ class Store(Protocol):
         forget_requests_before: datetime | None = None,
     ) -> Acceptance:
         """Records a new operation, PENDING or already DONE, and in the same transaction reserves the resource
-        its request will make. The same request id with the same request in one project returns the first
-        operation; with another request it raises RequestIdReused; a DONE operation that was recorded before
+        its request will make. The same request id with the same request (`Request.repeats_one`) in one project returns
+        the first operation; with another request it raises RequestIdReused; a DONE operation that was recorded before
         `forget_requests_before` has lost its request id. A taken name raises AlreadyExists. Operations of one lane
         are claimed one at a time, in the order of their ids; one that is not the first says so in its
         `status_message`. Raises QuotaExceeded if a new operation or what it reserves does not fit into the project's
@@ -247,7 +258,7 @@ class Store(Protocol):
         *,
         project_limit: int | None = None,
         making: bool = True,
-    ) -> list[Claim]:
+    ) -> ClaimRound:
         """Claims up to `limit` due operations for `owner` until `until` and records each as `begin` makes it. No
         operation is in two claims. The projects that have something due share the claims: each goes to the one with the
         fewest, none to one that has `project_limit`; inside a project the smallest `Request.rank` goes first.
@@ -262,8 +273,8 @@ class Store(Protocol):
         undone: Callable[[AnyRequest, Resource | None], CatalogueChange],
     ) -> Cancellation:
         """Ends an operation that nobody works on: records it as `end` makes it, and changes the catalogue as `undone`
-        says. For one that is claimed, or whose effect may have begun and cannot be undone, it keeps the first `asked`
-        for the next claim. A DONE one stays as it is. Raises NotFound."""
+        says. For one that is claimed, or whose effect may be half made and cannot be undone, it keeps the first `asked`
+        for the next claim, which it makes due at once. A DONE one stays as it is. Raises NotFound."""
 
     async def overdue(self, now: datetime, limit: int) -> list[tuple[str, str]]:
         """Project and name of operations whose deadline has passed and whose end nobody has asked for."""
@@ -277,6 +288,10 @@ class Store(Protocol):
     async def forget(self, *, failed: bool, before: datetime, limit: int) -> int:
         """Deletes the records of up to `limit` operations that ended before that and did or did not fail. How many."""
 
+    async def forget_requests(self, *, before: datetime, limit: int) -> int:
+        """Forgets what `delete_operation` kept, for repeats, of up to `limit` operations that were accepted before
+        that. How many."""
+
     async def tidy(self) -> int:
         """Gives space that deleted records left back to the file system, a little at a time. For idle moments. How much
         there was, in whatever unit: less than the time before while it gets on, 0 in the end."""
@@ -284,8 +299,9 @@ class Store(Protocol):
     async def probe(self) -> None:
         """Writes as little as can be. Raises StoreUnavailable while nothing can be written."""
 
-    async def next_due(self) -> datetime | None:
-        """When the next deferred operation may be claimed, if any waits."""
+    async def until_broken(self) -> NoReturn:
+        """Waits, for ever as a rule. Raises StoreError once what was written last is in doubt, after which nothing more
+        is: an fsync has failed, say, and what then reads well may not be on the disk."""
 
     async def save(self, claim: Claim, operation: Operation) -> None:
         """Records how the claimed operation looks now."""
@@ -297,14 +313,20 @@ class Store(Protocol):
         """What the claim's target was reserved with becomes what it takes, once that is known. Raises QuotaExceeded,
         and leaves the reservation as it was, if that is more and does not fit."""
 
+    async def left(self, claim: Claim) -> dict[Metric, Remainder]:
+        """What the limits of the claim's project leave for its target, of the metrics whose amount shows only while it
+        is made. Never less than what was reserved for it."""
+
     async def save_checkpoint(self, claim: Claim, checkpoint: bytes) -> None:
         """Keeps what the next holder of this operation needs to go on instead of starting again."""
 
     async def defer(self, claim: Claim, operation: Operation, until: datetime) -> None:
-        """Ends the claim; the operation may be claimed again from `until` on."""
+        """Ends the claim after the backend failed and left nothing; the operation may be claimed again from `until` on,
+        or at once if somebody wants it to end."""
 
     async def release(self, claim: Claim, operation: Operation, until: datetime | None = None) -> None:
-        """Ends the claim as if it had not been made: due at once or from `until` on, the attempt given back."""
+        """Ends the claim as if it had not been made: due at once or, unless somebody wants it to end, from `until` on;
+        the attempt given back."""
 
     async def finish(self, claim: Claim, operation: Operation, change: CatalogueChange) -> None:
         """Records the end and changes the catalogue, in one transaction; the lane's next becomes due."""
@@ -340,7 +362,9 @@ class Store(Protocol):
         """A page of a project's images by name, or the newest first; from behind name or id `after`."""
 
     async def delete_operation(self, project: str, reference: str) -> None:
-        """Forgets the record of an operation that is DONE. Raises NotFound, or NotFinished for another."""
+        """Takes an operation that is DONE out of all that shows operations. Its request id leads to it as long as it
+        would have: a repeat still runs nothing and is answered with the record as it was. Raises NotFound, or
+        NotFinished for another."""
 
     async def policy(self, collection: str, project: str, reference: str) -> Policy:
         """The IAM policy of an image or machine image; an empty one if none was set. Raises NotFound."""
@@ -393,8 +417,9 @@ class ImageKeys(msgspec.Struct, frozen=True):
 class InsertTask(msgspec.Struct, frozen=True):
     """Make `image` (reserved: its id, name and source are set). `source` is the image it is to be copied from,
     when that is its source; `force` accepts a source disk that is in use. `checkpoint` is what an earlier try saved.
-    `reserved_bytes` is what the image may take of the device, if somebody counts: a backend that can tell fails before
-    it takes more. `keys` are the customer's, opened; the image names them by their SHA-256."""
+    `reserved_bytes` is what the image may take of the device and `reserved_gb` how large its disk may be, if somebody
+    counts: a backend that can tell raises ReservationExceeded before there is more. `keys` are the customer's, opened;
+    the image names them by their SHA-256."""
 
     operation_id: str
     project: str
@@ -403,6 +428,7 @@ class InsertTask(msgspec.Struct, frozen=True):
     force: bool = False
     checkpoint: bytes | None = None
     reserved_bytes: int | None = None
+    reserved_gb: int | None = None
     keys: ImageKeys = ImageKeys()
 
 
@@ -413,6 +439,15 @@ class PatchTask(msgspec.Struct, frozen=True):
     project: str
     before: Image
     after: Image
+
+
+class MachineImagePatchTask(msgspec.Struct, frozen=True):
+    """Make the machine image that looks like `before` look like `after`."""
+
+    operation_id: str
+    project: str
+    before: MachineImage
+    after: MachineImage
 
 
 class DeleteTask(msgspec.Struct, frozen=True):
@@ -444,10 +479,11 @@ class Backend(Protocol):
     """Carries tasks out. An async context manager: entering it makes it ready and clears away what dead
     processes left half done.
 
-    A failure is one of `model.errors.BackendFailure`: TemporaryFailure where the same task may succeed later,
-    PermanentFailure or QuotaExceeded where not; or NotYet, before anything was done, where others come first. Backends
-    neither retry nor know of leases. Cancellation may come at any await; then the call leaves nothing that its next try
-    could trip over. After a crash the same task comes again: an effect that already happened is found, not made twice.
+    A failure is one of `model.errors.BackendFailure`: TemporaryFailure where the same task may succeed later (NoRoom
+    where it only needs room for that), PermanentFailure or QuotaExceeded where not (ReservationExceeded where a task's
+    bounds were too narrow); or NotYet, before anything was done, where others come first. Backends neither retry nor
+    know of leases. Cancellation may come at any await; then the call leaves nothing that its next try could trip over.
+    After a crash the same task comes again: an effect that already happened is found, not made twice.
     """
 
     async def __aenter__(self) -> Self: ...
@@ -468,13 +504,17 @@ class Backend(Protocol):
         """Carries the change to the provider."""
 
     async def delete_image(self, task: DeleteTask, report: Reporter) -> None:
-        """Removes the image and its bytes; one that is not there is removed already."""
+        """Removes the image; one that is not there is removed already. What takes long, as the file system's freeing
+        of its bytes may, is done later and cannot fail it any more."""
 
     async def insert_machine_image(self, task: MachineImageTask, report: Reporter) -> MachineImageFacts:
         """Makes the machine image as `insert_image` makes an image: all its disks or nothing."""
 
+    async def patch_machine_image(self, task: MachineImagePatchTask, report: Reporter) -> None:
+        """Carries the change to the provider."""
+
     async def delete_machine_image(self, task: DeleteTask, report: Reporter) -> None:
-        """Removes the machine image and its bytes; one that is not there is removed already."""
+        """Removes the machine image as `delete_image` removes an image."""
 
 
 # ----------------------------------------------------------------------------- what lies on this host
@@ -497,20 +537,21 @@ class Inventory(Protocol):
         """The bytes of this resource are gone: if it is READY it is shown as FAILED, or INVALID, from now on. Whether
         it was."""
 
-    async def restore(self, project: str, resource: Resource) -> bool:
-        """Takes a resource into the catalogue whose bytes are there. Whether it was missing. Raises AlreadyExists if
-        another one has its name."""
+    async def restore(self, project: str, resource: Resource, stored_bytes: int = 0) -> bool:
+        """Takes a resource into the catalogue whose bytes are there, so many of the device. Whether it was missing.
+        Raises AlreadyExists if another one has its name."""
 
 
 class Kept(msgspec.Struct, frozen=True):
-    """A resource whose bytes are on this host, as what lies beside them says; `operation` made it. `resource` is `None`
-    where nothing legible does, and `place` is for texts."""
+    """A resource whose bytes are on this host, as what lies beside them says; `operation` made it, and it takes
+    `stored_bytes` of the device. `resource` is `None` where nothing legible does, and `place` is for texts."""
 
     place: str
     project: str
     id: int
     operation: str | None = None
     resource: Resource | None = None
+    stored_bytes: int = 0
 
 
 @runtime_checkable
@@ -538,12 +579,16 @@ class Keeper(Protocol):
         may be mounted, or another backend was at work."""
 
     def damage(self, kept: Kept) -> Iterator[str]:
-        """What of its content is not as it was when it was made, a sentence each."""
+        """What of its content is not as it was when it was made, a sentence each. Raises FileNotFoundError, after what
+        it told already, if it is deleted meanwhile."""
 
-    def export(self, kept: Kept, target: BinaryIO, *, packed: bool, key: bytes | None = None) -> None:
+    def export(
+        self, kept: Kept, target: BinaryIO, *, packed: bool, disk: str | None = None, key: bytes | None = None
+    ) -> None:
         """Writes an image's disk, raw or `packed` as images are imported; holes stay holes where `target` can have
-        them. `key` is the customer's. Raises PermanentFailure if that is not the key of the image, or what lies there
-        is not what was encrypted with it."""
+        them. `disk` is which of a machine image, by its number in the instance or its device name. `key` is the
+        customer's. Raises InvalidRequest if that names no disk, or none is named and there are several, and
+        PermanentFailure if it is not the key, or what lies there is not what was encrypted with it."""
 
     def discard(self, kept: Kept) -> None:
         """Its operation has ended without it: it goes."""
@@ -551,8 +596,12 @@ class Keeper(Protocol):
     def staged(self) -> set[str]:
         """The ids of the operations of which something half done is there."""
 
-    def sweep(self, dead: Collection[str]) -> None:
-        """Removes what these operations, which have ended, left half done, and what was to be deleted long ago."""
+    def strays(self) -> dict[str, str]:
+        """What lies where its resources lie and is none, or cannot be looked at; each with the reason."""
+
+    def empty_trash(self, stop: Event) -> dict[str, str]:
+        """Frees the space of what was deleted or given up, until `stop` is set. What cannot be removed, with the
+        reason."""
 
     async def forget(self, operation_id: str) -> None:
-        """The operation has ended: what was kept for another try goes."""
+        """The operation has ended: what was kept for another try goes into the trash."""

@@ -222,7 +222,7 @@ def noise(size: int) -> bytes:
     return gzip.compress(member(os.urandom(size)), 1)
 
 
-def test_a_full_disk_is_said_so_publishes_nothing_and_leaves_the_daemon_alive(
+def test_what_a_disk_could_never_hold_is_said_so_publishes_nothing_and_leaves_the_daemon_alive(
     small_disk: Path, source: SourceServer
 ) -> None:
     too_much, fits = source.put("much", Served(noise(24 * MIB))), source.put("little", Served(noise(1 * MIB)))
@@ -239,6 +239,27 @@ def test_a_full_disk_is_said_so_publishes_nothing_and_leaves_the_daemon_alive(
         assert "error" not in daemon.done(daemon.insert({"name": "little", "rawDisk": {"source": fits}})["name"])
         assert daemon.image("little")["status"] == "READY"
         assert daemon.get("/readyz").status == 200
+
+
+def test_an_import_that_finds_the_disk_full_waits_and_says_so_and_goes_on_by_itself(
+    small_disk: Path, source: SourceServer, archive: Archive
+) -> None:
+    url = source.put("much", Served(noise(10 * MIB)))
+    settings = ("backends.local.free_space_margin=0", "worker.retry_cap=10ms", "worker.attempts=1", "log.level=debug")
+    with DaemonProcess(small_disk / "data", LOOPBACK_SOURCES, *settings) as daemon:
+        ballast = small_disk / "ballast"
+        ballast.write_bytes(bytes(7 * MIB))
+        waiting = daemon.insert({"name": "much", "rawDisk": {"source": url}})["name"]
+        daemon.wait_for("operation postponed", lambda line: line["reason"].startswith("The disk is full: "))
+
+        record = daemon.operation(waiting)
+        assert (record["status"], record["statusMessage"][:18]) == ("RUNNING", "The disk is full: ")
+        assert [warning["code"] for warning in record["warnings"]] == ["NOT_CRITICAL_ERROR"]
+        assert (daemon.staged(), [*daemon.data_dir.glob("images/*/*")]) == ([], [])
+
+        ballast.unlink()
+        assert "error" not in daemon.done(waiting)
+        assert daemon.image("much")["status"] == "READY"
 
 
 def test_a_full_disk_starts_no_import_and_says_so_until_there_is_space_again(

@@ -345,7 +345,7 @@ def rows(table: str) -> list[list[str]]:
 def test_operations_are_listed_with_the_newest_first(daemon: Known) -> None:
     head, *body = rows(read(daemon, "operations", "list"))
 
-    assert head == ["NAME", "TYPE", "TARGET", "STATUS", "PROGRESS", "INSERTED", "ERROR"]
+    assert head == ["NAME", "TYPE", "TARGET", "STATUS", "PROGRESS", "INSERTED", "ERROR", "WARNINGS"]
     assert [daemon.slow, daemon.bad, daemon.good] == [row[0] for row in body]
     assert [row[1:4] for row in body] == [
         ["insert", "p/global/images/slow-one", "RUNNING"],
@@ -391,6 +391,18 @@ def test_waiting_for_what_is_done_shows_how_it_ended(daemon: Known) -> None:
         f"{daemon.good} ok\n{daemon.bad} QUOTA_EXCEEDED: Quota 'IMAGES' exceeded.  Limit: 2000.0 globally.\n" == output
     )
     assert progress.startswith("insert good-one  DONE 100%  ok\ninsert bad-one  DONE 100%  QUOTA_EXCEEDED: ")
+
+
+def test_waiting_follows_the_others_when_one_is_not_there_or_takes_too_long(daemon: Known) -> None:
+    names = ["missing", daemon.slow, daemon.good]
+    code, output, progress = on(daemon, "operations", "wait", "--timeout", "10ms", *names)
+    assert (code, output) == (3, f"{daemon.good} ok\n")
+    complaints = [line for line in progress.splitlines() if line.startswith("imageopsd: ")]
+    assert complaints == [
+        "imageopsd: The resource 'projects/-/global/operations/missing' was not found",
+        f"imageopsd: {daemon.slow} is still RUNNING",
+    ]
+    assert on(daemon, "operations", "wait", "--timeout", "10ms", *names, daemon.bad)[0] == 1
 
 
 @pytest.mark.parametrize("form", ["json", "yaml"])

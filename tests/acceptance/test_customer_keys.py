@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 from uuid import uuid4
 
 import pytest
@@ -32,6 +34,7 @@ def forms(key: bytes) -> Iterator[bytes]:
     text = base64.b64encode(key).decode()
     written = [text, text.replace("+", "-").replace("/", "_"), key.hex(), base64.b32encode(key).decode()]
     written += [re.sub(r"(..)", r"\1:", key.hex()), ", ".join(map(str, key)), json.dumps(text), repr(key)[2:-1]]
+    written += [",".join(map(str, key)), str(int.from_bytes(key, "big")), quote(text, safe=""), key.decode("latin-1")]
     yield from (key, key[::-1], key[:16], key[16:])
     for whole in written:
         for shown in (whole, whole.upper(), whole.lower()):
@@ -66,7 +69,10 @@ def sweep(daemon: DaemonProcess) -> None:
         for page in ("/metrics", "/status", "/", "images", "operations", "machineImages"):
             assert spoor(daemon.get(page).body) == [], page
     letters = run_cli("queue", "dead-letters", "--data-dir", daemon.data_dir, "--format", "json")
-    assert spoor((letters.stdout + letters.stderr).encode()) == []
+    told = letters.stdout + letters.stderr
+    for letter in json.loads(letters.stdout):
+        told += run_cli("queue", "dead-letters", "show", letter["id"], "--data-dir", daemon.data_dir).stdout
+    assert spoor(told.encode()) == spoor("".join(told.split()).encode()) == []
 
 
 def begin(path: Path) -> bytes:
@@ -262,6 +268,21 @@ def test_a_key_lies_nowhere_from_the_submit_to_the_end_whatever_happens(
     sweep(daemon)
 
 
+NOT_AS_TEXT: list[Any] = [
+    list(KEY),
+    {"type": "Buffer", "data": list(KEY)},
+    {str(at): byte for at, byte in enumerate(KEY)},
+    int.from_bytes(KEY, "big"),
+    f"{TEXT[:20]} {TEXT[20:]}",
+    f"{TEXT[:20]}\n{TEXT[20:]}",
+    quote(TEXT, safe=""),
+    f"key:{TEXT[:43]}",
+    KEY.decode("latin-1"),
+    {"first": TEXT[:22], "second": TEXT[22:]},
+]
+"""How a program writes bytes that nobody told it to encode, and texts that something on their way has changed."""
+
+
 def bury_by_hand(data_dir: Path) -> None:
     """Jobs that a submitter of another make has written: with a key in clear, and wrong in one way or another."""
     jobs = [
@@ -272,6 +293,10 @@ def bury_by_hand(data_dir: Path) -> None:
         KEY.hex().encode(),
         KEY,
         json.dumps({"method": TEXT, "project": "p"}).encode(),
+        *(json.dumps(insert_job(body("x", "https://h/x", form))).encode() for form in NOT_AS_TEXT),
+        *(json.dumps(insert_job({"name": "x", "csek": form, "n": 1})).encode() for form in NOT_AS_TEXT),
+        *(json.dumps(insert_job({"name": "x", "shoe": form, "n": 1})).encode() for form in NOT_AS_TEXT),
+        json.dumps(insert_job({"name": "x", "imageEncryptionKey": {"sha256": TEXT, "n": 1}})).encode(),
     ]
     connection = sqlite3.connect(data_dir / "queue.db")
     connection.execute("PRAGMA secure_delete = ON")

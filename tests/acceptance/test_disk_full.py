@@ -1,6 +1,7 @@
 """A file system without room: new work is refused, reads go on, and all heals by itself once there is room again."""
 
 import json
+import resource
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -96,6 +97,19 @@ def test_a_daemon_that_can_record_nothing_is_not_ready_until_it_can(small: Path)
         filler.unlink()
         daemon.wait_for("operations are started again", lambda line: line["obstacle"] == "store")
         assert daemon.get("/readyz").status == 200
+
+
+def test_a_disk_that_fails_ends_the_process_rather_than_going_on_in_doubt(tmp_path: Path) -> None:
+    """Writes beyond a limit on the size of files fail with EFBIG, which SQLite takes for an error of the disk."""
+    with DaemonProcess(tmp_path, *SETTINGS) as daemon:
+        resource.prlimit(daemon.pid, resource.RLIMIT_FSIZE, (4096, 4096))
+        answer = daemon.call("POST", "images", {"name": "i", "rawDisk": SOURCE})
+        assert answer.status == 503
+        assert daemon.wait() == 1
+        assert daemon.last_words() == "imageopsd: the daemon ended: the database cannot be used: disk I/O error\n"
+        daemon.start()
+        assert daemon.operations() == []
+        daemon.done(daemon.insert({"name": "i", "rawDisk": SOURCE})["name"])
 
 
 def test_a_daemon_that_is_killed_on_a_full_disk_starts_again_on_it(small: Path) -> None:

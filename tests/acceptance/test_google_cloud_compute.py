@@ -41,6 +41,7 @@ from google.cloud.compute_v1 import (
 from google.cloud.compute_v1 import TestPermissionsRequest as PermissionsRequest
 from tests.acceptance.conftest import Archive
 from tests.acceptance.source import Served, SourceServer
+from tests.acceptance.tap import tapped
 from tests.backends.archives import GIB, MIB, disk, same_bytes
 from tests.daemon_process import LOOPBACK_SOURCES, PROJECT, DaemonProcess
 
@@ -48,11 +49,12 @@ DONE = Operation.Status.DONE
 
 
 class Compute(NamedTuple):
-    """The two clients a program needs, the daemon they talk to, and the URL of a good archive."""
+    """The two clients a program needs, the daemon they talk to and its address, and the URL of a good archive."""
 
     images: ImagesClient
     operations: GlobalOperationsClient
     daemon: DaemonProcess
+    url: str
     source: str
 
     def insert(self, name: str, request_id: str | None = None, **fields: Any) -> Operation:
@@ -79,13 +81,13 @@ class Compute(NamedTuple):
 def compute(tmp_path_factory: pytest.TempPathFactory, archive: Archive) -> Iterator[Compute]:
     data_dir = tmp_path_factory.mktemp("google") / "data"
     settings = (LOOPBACK_SOURCES, f"backends.local.resources_dir={data_dir.parent / 'resources'}")
-    with SourceServer() as server, DaemonProcess(data_dir, *settings) as daemon:
-        options = {"api_endpoint": daemon.url}
+    with SourceServer() as server, DaemonProcess(data_dir, *settings) as daemon, tapped(daemon) as url:
+        options = {"api_endpoint": url}
         with (
             ImagesClient(credentials=AnonymousCredentials(), client_options=options) as images,
             GlobalOperationsClient(credentials=AnonymousCredentials(), client_options=options) as operations,
         ):
-            yield Compute(images, operations, daemon, server.put("disk.tar.gz", Served(archive.body)))
+            yield Compute(images, operations, daemon, url, server.put("disk.tar.gz", Served(archive.body)))
 
 
 def test_an_inserted_image_is_there_with_every_byte_and_every_field(compute: Compute, archive: Archive) -> None:
@@ -195,7 +197,8 @@ def test_a_patch_changes_family_description_and_deprecation_and_nothing_else(com
     assert (ended.status, ended.operation_type, ended.http_error_status_code) == (DONE, "patch", 0)
     assert str(ended.target_id) == str(before.id)
     assert (after.family, after.description) == ("new", "new")
-    assert (after.deprecated.state, after.deprecated.replacement) == ("DEPRECATED", "global/images/r")
+    replacement = "https://www.googleapis.com/compute/v1/projects/p/global/images/r"
+    assert (after.deprecated.state, after.deprecated.replacement) == ("DEPRECATED", replacement)
     rest = Image(after)
     rest.family, rest.description, rest.deprecated = "old", "old", None
     assert before == rest
@@ -318,7 +321,7 @@ def test_a_result_that_is_done_already_needs_no_more_than_the_client(compute: Co
 def test_a_result_comes_once_the_librarys_own_poller_is_told_where_to_ask(compute: Compute) -> None:
     """A trick and no promise: the client keeps its poller in a private place, and has no option for it. Without it
     `.result()` of what is not yet DONE asks Google; `insert_unary` and `wait` need no trick."""
-    options = {"api_endpoint": compute.daemon.url}
+    options = {"api_endpoint": compute.url}
     with ImagesClient(credentials=AnonymousCredentials(), client_options=options) as images:
         images.transport._extended_operations_services["global_operations"] = compute.operations
         good = Image(name="result", raw_disk=RawDisk(source=compute.source))
@@ -460,7 +463,7 @@ def test_the_record_of_a_finished_operation_can_be_forgotten(compute: Compute) -
 def test_there_are_no_operations_in_zones_regions_and_organizations(compute: Compute) -> None:
     here: dict[str, Any] = {
         "credentials": AnonymousCredentials(),
-        "client_options": {"api_endpoint": compute.daemon.url},
+        "client_options": {"api_endpoint": compute.url},
     }
     zone = {"project": PROJECT, "zone": "us-central1-a"}
     region = {"project": PROJECT, "region": "us-central1"}
@@ -484,7 +487,7 @@ def test_there_are_no_operations_in_zones_regions_and_organizations(compute: Com
 def test_a_project_has_its_name_and_no_zones_or_regions(compute: Compute) -> None:
     here: dict[str, Any] = {
         "credentials": AnonymousCredentials(),
-        "client_options": {"api_endpoint": compute.daemon.url},
+        "client_options": {"api_endpoint": compute.url},
     }
     with ProjectsClient(**here) as projects, ZonesClient(**here) as zones, RegionsClient(**here) as regions:
         assert projects.get(project=PROJECT).name == PROJECT
@@ -499,7 +502,7 @@ def test_a_quota_refusal_carries_the_quota(tmp_path: Path) -> None:
             ImagesClient(credentials=AnonymousCredentials(), client_options=options) as images,
             GlobalOperationsClient(credentials=AnonymousCredentials(), client_options=options) as operations,
         ):
-            compute = Compute(images, operations, daemon, "https://example.com/disk.tar.gz")
+            compute = Compute(images, operations, daemon, daemon.url, "https://example.com/disk.tar.gz")
             ended = compute.wait(compute.insert("one-too-many"))
 
     [error] = ended.error.errors
@@ -529,7 +532,7 @@ class TestMachineImages:
             disk(zone / "disks" / "boot.raw", GIB, [(MIB, b"boot" * 10_000)])
             instance = {"name": "vm", "disks": [{"source": "zones/z/disks/boot", "deviceName": "boot", "boot": True}]}
             (zone / "instances" / "vm.json").write_text(json.dumps(instance))
-        options = {"api_endpoint": compute.daemon.url}
+        options = {"api_endpoint": compute.url}
         with MachineImagesClient(credentials=AnonymousCredentials(), client_options=options) as client:
             yield client
 

@@ -3,12 +3,22 @@
 import gzip
 import json
 import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+from click.testing import CliRunner
 from tests.acceptance.conftest import Archive
 from tests.acceptance.source import Served, SourceServer
 from tests.backends.archives import same_bytes
-from tests.daemon_process import LOOPBACK_SOURCES, PROJECT, DaemonProcess, Json, run_cli
+from tests.daemon_process import LOOPBACK_SOURCES, PROJECT, DaemonProcess, Json, clean_environment, run_cli
+
+from imageopsd.backends.local import LocalBackend
+from imageopsd.cli.main import cli
+from imageopsd.cli.show import Rows
+from imageopsd.ports import Kept
 
 
 def made(daemon: DaemonProcess, source: SourceServer, archive: Archive, name: str = "disk", **fields: object) -> Json:
@@ -58,6 +68,7 @@ def test_an_image_comes_out_as_it_went_in(tmp_path: Path, source: SourceServer, 
         again = made(daemon, source, archive._replace(body=packed.read_bytes()), "again")
 
         assert codes == [0, 0, 1, 3]
+        assert {file.stat().st_mode & 0o777 for file in (raw, packed)} == {0o600}
         assert same_bytes(archive.disk, raw)
         assert raw.stat().st_blocks <= daemon.stored(image).stat().st_blocks
         assert same_bytes(archive.disk, daemon.stored(again))
@@ -65,11 +76,72 @@ def test_an_image_comes_out_as_it_went_in(tmp_path: Path, source: SourceServer, 
         assert not (tmp_path / "other").exists()
 
 
+def test_an_export_that_cannot_be_written_says_so(tmp_path: Path, source: SourceServer, archive: Archive) -> None:
+    with DaemonProcess(tmp_path / "data", LOOPBACK_SOURCES) as daemon:
+        made(daemon, source, archive)
+        at = ("images", "export", "--data-dir", daemon.data_dir, "disk")
+        with open("/dev/full", "wb") as full:
+            command = [sys.executable, "-m", "imageopsd", *map(str, at), "-"]
+            to_stream = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, env=clean_environment(), text=True)
+        nowhere = run_cli(*at, tmp_path / "nowhere" / "out.raw")
+        (tmp_path / "small").mkdir()
+        with_disk = run_cli(*at, "--disk", "0", tmp_path / "small" / "out.raw")
+    assert (to_stream.returncode, to_stream.stderr) == (
+        1,
+        "imageopsd: cannot write standard output: No space left on device\n",
+    )
+    assert (nowhere.returncode, "cannot write" in nowhere.stderr) == (1, True)
+    assert (with_disk.returncode, "no machine image 'disk' on this host" in with_disk.stderr) == (3, True)
+    assert list((tmp_path / "small").iterdir()) == []
+
+
+def test_what_is_deleted_while_all_is_verified_is_left_out(
+    tmp_path: Path, source: SourceServer, archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A real verify of real images; only the moment of the deletion is ours."""
+    listed = LocalBackend.kept
+
+    def kept(self: LocalBackend) -> Iterator[Kept]:
+        found = sorted(listed(self), key=lambda one: str(one.resource and one.resource.name))
+        shutil.rmtree(tmp_path / "data" / found[0].place)
+        return iter(found)
+
+    with DaemonProcess(tmp_path / "data", LOOPBACK_SOURCES) as daemon:
+        for name in ("gone", "here"):
+            made(daemon, source, archive, name)
+        daemon.terminate()
+    monkeypatch.setattr(LocalBackend, "kept", kept)
+    result = CliRunner().invoke(cli, ["images", "verify", "--data-dir", str(tmp_path / "data")])
+    assert (result.exit_code, [line.split()[1] for line in result.stdout.splitlines()]) == (0, ["NAME", "here"])
+    assert result.stderr == f"{PROJECT}/gone was deleted meanwhile\n"
+
+
+def test_what_is_verified_is_told_as_it_is_known(capsys: pytest.CaptureFixture[str]) -> None:
+    """The last of them may be hours away."""
+    records = [{"name": name, "result": result} for name, result in (("a", "OK"), ("a-long-name", "DAMAGED"))]
+    with Rows("table", {"NAME": "name", "RESULT": "result"}, records) as rows:
+        rows.doing("reading a")
+        rows.add(records[0])
+        assert capsys.readouterr() == ("NAME         RESULT\na            OK\n", "")
+        rows.add(records[1])
+        assert capsys.readouterr().out == "a-long-name  DAMAGED\n"
+    with Rows("json", {}, records) as rows:
+        rows.add(records[0])
+        assert capsys.readouterr().out == ""
+    assert json.loads(capsys.readouterr().out) == records[:1]
+
+
 def test_lost_records_are_made_again_from_what_lies_there(
     tmp_path: Path, source: SourceServer, archive: Archive
 ) -> None:
-    with DaemonProcess(tmp_path / "data", LOOPBACK_SOURCES) as daemon:
+    def usage(daemon: DaemonProcess) -> float:
+        [line] = daemon.get(f"/compute/v1/projects/{PROJECT}").json()["quotas"]
+        return float(line["usage"])
+
+    limit = 'quota=[{project="*", metric="imageopsd/stored_bytes", limit=1_000_000_000}]'
+    with DaemonProcess(tmp_path / "data", LOOPBACK_SOURCES, limit) as daemon:
         image = made(daemon, source, archive, family="f", labels={"a": "b"}, description="First.")
+        used = usage(daemon)
         rebuild = ("images", "rebuild", "--data-dir", daemon.data_dir, "--format", "json")
         while_running = run_cli(*rebuild)
         daemon.terminate()
@@ -88,6 +160,7 @@ def test_lost_records_are_made_again_from_what_lies_there(
         assert json.loads(rebuilt.stdout) == [{"project": PROJECT, "name": "disk", "id": image["id"]}]
         assert (rebuilt.returncode, repeated.returncode, json.loads(repeated.stdout)) == (0, 0, [])
         assert daemon.image("disk") == image
+        assert (usage(daemon), used > 0) == (used, True)
         assert daemon.get("images/family/f").json() == image
         assert same_bytes(archive.disk, daemon.stored(image))
 

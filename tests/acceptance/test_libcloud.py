@@ -21,6 +21,7 @@ from libcloud.common.google import (
 from libcloud.compute.base import NodeImage, StorageVolume
 from libcloud.compute.drivers.gce import GCENodeDriver
 from tests.acceptance.conftest import Archive
+from tests.acceptance.tap import tapped
 from tests.backends.archives import GIB, MIB, disk, same_bytes
 from tests.daemon_process import DaemonProcess, Json
 
@@ -31,14 +32,14 @@ GOOD = "gs://bucket/disk.tar.gz"
 MISSING = "gs://bucket/missing.tar.gz"
 
 
-def driver_at(daemon: DaemonProcess, folder: Path, project: str = PROJECT) -> GCENodeDriver:
+def driver_at(url: str, folder: Path, project: str = PROJECT) -> GCENodeDriver:
     """The driver as a user points it here. `host=` and `port=` of its constructor raise a TypeError."""
     token = folder / "token.json"
     token.write_text(json.dumps({"access_token": "x", "expire_time": "2099-01-01T00:00:00Z"}))
     driver = GCENodeDriver(
         "user@example.com", "secret", project=project, auth_type="IA", credential_file=str(token), secure=False
     )
-    address = urlsplit(daemon.url)
+    address = urlsplit(url)
     driver.connection.host, driver.connection.port = address.hostname, address.port
     driver.connection.connect()
     driver.connection.poll_interval = 0.02  # its own knob; 2 s unless told, a whole one for every change
@@ -52,8 +53,11 @@ class Zone(NamedTuple):
 
 
 class Cloud(NamedTuple):
+    """`url` is where the driver is pointed at."""
+
     driver: GCENodeDriver
     daemon: DaemonProcess
+    url: str
     folder: Path
 
     def made(self, name: str, url: str = GOOD, **fields: Any) -> NodeImage:
@@ -84,8 +88,8 @@ def cloud(tmp_path_factory: pytest.TempPathFactory, archive: Archive) -> Iterato
         f"backends.local.buckets={{ bucket = '{bucket}' }}",
         f"backends.local.resources_dir={folder / 'resources'}",
     )
-    with DaemonProcess(folder / "data", *settings) as daemon:
-        yield Cloud(driver_at(daemon, folder), daemon, folder)
+    with DaemonProcess(folder / "data", *settings) as daemon, tapped(daemon) as url:
+        yield Cloud(driver_at(url, folder), daemon, url, folder)
 
 
 # ------------------------------------------------------------------------------------------------ images
@@ -230,7 +234,7 @@ def test_a_deleted_image_is_gone(cloud: Cloud) -> None:
 
 def test_a_license_named_in_short_comes_back_as_the_link_that_libcloud_takes_apart(cloud: Cloud) -> None:
     """One such image would make every list of its project fail, hence a project of its own."""
-    driver = driver_at(cloud.daemon, cloud.folder, "short-licenses")
+    driver = driver_at(cloud.url, cloud.folder, "short-licenses")
     image = driver.ex_create_image(
         "licensed",
         "https://storage.googleapis.com/bucket/disk.tar.gz",
@@ -250,7 +254,7 @@ def pages(driver: GCENodeDriver, path: str, **params: Any) -> list[list[Json]]:
 
 
 def test_lists_come_in_pages_and_filtered(cloud: Cloud) -> None:
-    driver = driver_at(cloud.daemon, cloud.folder, "paging-project")
+    driver = driver_at(cloud.url, cloud.folder, "paging-project")
     names = ["c", "a", "d", "b", "e"]
     for name in names:
         driver.ex_copy_image(name, GOOD)
@@ -273,7 +277,7 @@ def test_more_images_than_one_page_holds_are_all_listed(tmp_path: Path) -> None:
         for name in names:
             body = {"name": name, "rawDisk": {"source": "https://example.com/disk.tar.gz"}}
             assert daemon.call("POST", f"/compute/v1/projects/{PROJECT}/global/images", body).status == 200
-        assert names == [image.name for image in driver_at(daemon, tmp_path).ex_list_project_images()]
+        assert names == [image.name for image in driver_at(daemon.url, tmp_path).ex_list_project_images()]
 
 
 def test_images_are_listed_with_those_of_public_projects_which_are_none(cloud: Cloud) -> None:
@@ -322,6 +326,6 @@ def test_a_failed_operation_is_raised_by_the_poll_that_sees_it(cloud: Cloud) -> 
 def test_a_quota_refusal_is_libclouds_own_exception(tmp_path: Path) -> None:
     script = 'backends.simulated.scripts=[{image = "one-too-many", steps = [{fail = "quota"}]}]'
     with DaemonProcess(tmp_path / "data", "backend=simulated", script) as daemon:
-        driver = driver_at(daemon, tmp_path)
+        driver = driver_at(daemon.url, tmp_path)
         with pytest.raises(QuotaExceededError, match="Quota 'IMAGES' exceeded"):
             driver.ex_copy_image("one-too-many", GOOD)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 from tests.acceptance.conftest import Archive
 from tests.acceptance.source import Served, SourceServer
+from tests.acceptance.tap import tapped
 from tests.backends.archives import GIB, MIB, disk, same_bytes
 from tests.daemon_process import LIMIT, LOOPBACK_SOURCES, PROJECT, DaemonProcess, Json
 from tests.needs import need
@@ -101,9 +102,11 @@ def npm(driver: Driver, tmp_path_factory: pytest.TempPathFactory, archive: Archi
         SourceServer() as server,
         DaemonProcess(folder / "data", LOOPBACK_SOURCES, resources) as daemon,
         DaemonProcess(folder / "stingy", "backend=simulated", no_quota) as stingy,
+        tapped(daemon) as url,
+        tapped(stingy) as stingy_url,
     ):
         source = server.put("disk.tar.gz", Served(archive.body))
-        yield Npm(driver.run(daemon.url, source, stingy.url), daemon, source)
+        yield Npm(driver.run(url, source, stingy_url), daemon, source)
 
 
 def succeeded(operation: Json) -> bool:

@@ -187,7 +187,18 @@ def test_a_scrape_shows_how_full_and_how_many_were_refused(full: tuple[DaemonPro
     images = '{metric="compute.googleapis.com/images"}'
     assert f"imageopsd_quota_used_ratio{images} 1.0\n" in text
     assert f"imageopsd_quota_refusals_total{images} {float(refused)}\n" in text
+    for sample in (f"usage{images} 10.0", f"limit{images} 10.0", 'limit{metric="imageopsd/image_gb"} +Inf'):
+        assert f"imageopsd_quota_{sample}\n" in text
     assert 'imageopsd_quota_used_ratio{metric="imageopsd/image_gb"} 0.0\n' in text
+
+
+def test_the_status_names_the_projects_that_are_the_fullest(full: tuple[DaemonProcess, list[Json]]) -> None:
+    daemon, _ = full
+    metric = "compute.googleapis.com/images"
+    assert daemon.get("/status").json()["quotas"] == [
+        {"project": PROJECT, "metric": metric, "usage": 10, "limit": 10},
+        {"project": "*", "metric": metric, "usage": 0, "limit": 10},
+    ]
 
 
 # ------------------------------------------------------------------------------------------------ dying

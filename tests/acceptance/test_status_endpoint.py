@@ -103,6 +103,7 @@ def test_the_status_tells_what_runs_and_what_went_wrong(lived: Lived) -> None:
         "version": version("imageopsd"),
         "backend": "simulated",
         "slots": 3,
+        "quotas": [],
         "phase": "ready",
         "obstacles": {},
         "operations": {"pending": 0, "running": 1, "succeeded": 4, "failed": 1},

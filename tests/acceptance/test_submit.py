@@ -126,6 +126,22 @@ def test_waiting_for_a_failure_ends_with_1_and_tells_why(daemon: DaemonProcess) 
     assert ["error" in daemon.operation(job_id) for job_id in ids] == [True, False]
 
 
+def test_warnings_are_shown_while_one_waits_and_in_the_list(daemon: DaemonProcess) -> None:
+    daemon.done(daemon.insert({"name": "warned", "rawDisk": SOURCE})["name"])
+    job = patch("warned", family="f", labels={"a": "b"}, licenses=["l"])
+
+    code, [job_id], progress = submit(daemon.data_dir, "--wait", "-", stdin=json.dumps(job))
+
+    told = [
+        f"patch warned  warning {warning['code']}: {warning['message']}"
+        for warning in daemon.operation(job_id)["warnings"]
+    ]
+    assert ["'resource.labels'" in told[0], "'resource.licenses'" in told[1], len(told)] == [True, True, 2]
+    assert (code, told) == (0, [line for line in progress.splitlines() if " warning " in line])
+    listed = run_cli("operations", "list", "--data-dir", daemon.data_dir, "--limit", "1").stdout.splitlines()
+    assert [line.split()[-1] for line in listed] == ["WARNINGS", "SCHEMA_VALIDATION_IGNORED"]
+
+
 def test_waiting_longer_than_the_timeout_ends_with_4(daemon: DaemonProcess) -> None:
     code, [job_id], complaint = submit(
         daemon.data_dir, "--wait", "--timeout", "10ms", "-", stdin=json.dumps(insert("slow-one"))
@@ -402,6 +418,18 @@ def test_waiting_for_a_job_under_a_used_request_id_ends_with_1_and_the_reason(da
     assert f"Invalid value for field 'requestId': '{request_id}'. It was already used by " in reason
     assert "family" not in daemon.image("owner")
     assert (code, reason in complaint) == (1, True), complaint
+
+
+def test_waiting_follows_the_jobs_behind_a_dead_letter(daemon: DaemonProcess) -> None:
+    request_id = str(uuid4())
+    daemon.done(daemon.insert({"name": "first-owner", "rawDisk": SOURCE}, requestId=request_id)["name"])
+    jobs = [insert("dead", requestId=request_id), insert("good-behind")]
+
+    code, ids, progress = submit(daemon.data_dir, "--wait", "-", stdin=json.dumps(jobs))
+
+    assert code == 1
+    assert f"imageopsd: job {ids[0]} is a dead letter: " in progress
+    assert "insert good-behind  DONE 100%  ok\n" in progress
 
 
 def test_waiting_follows_the_job_of_the_project_it_was_submitted_for(daemon: DaemonProcess) -> None:

@@ -27,6 +27,10 @@ SCRIPTS = (
     ' {image = "bad-*", steps = [{fail = "quota"}]}]'
 )
 
+LONG_NAME = "good-one-with-a-rather-long-name"
+WARNED = {"family": "f", "labels": {"a": "b"}}
+"""A patch of which one field is ignored."""
+
 
 class Terminal:
     """A command in the foreground of a pseudo-terminal with `columns`."""
@@ -110,7 +114,8 @@ def insert(name: str) -> Json:
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
     with DaemonProcess(tmp_path_factory.mktemp("terminal") / "data", *SIMULATED, SCRIPTS) as process:
         process.done(process.insert(insert("bad-one")["body"])["name"])
-        process.done(process.insert(insert("good-one-with-a-rather-long-name")["body"])["name"])
+        process.done(process.insert(insert(LONG_NAME)["body"])["name"])
+        process.done(process.patch(LONG_NAME, WARNED)["name"])
         yield process
 
 
@@ -124,6 +129,16 @@ def test_waiting_shows_a_bar_that_moves_to_the_end(daemon: DaemonProcess) -> Non
     assert percentages[-1] == 100
     assert len(set(percentages)) >= 3
     assert "━" in shown
+    assert shown.rstrip().endswith("ok")
+
+
+def test_a_warning_is_a_line_that_stays_above_the_bars(daemon: DaemonProcess) -> None:
+    job = {"method": "images.patch", "project": "p", "image": LONG_NAME, "body": WARNED}
+    with Terminal("submit", "--wait", "-", "--data-dir", daemon.data_dir, stdin=json.dumps(job).encode()) as terminal:
+        code, shown = terminal.end()
+    assert code == 0, shown
+    [warning] = daemon.operation(shown.split()[0])["warnings"]
+    assert shown.count(f"patch {LONG_NAME}  warning SCHEMA_VALIDATION_IGNORED: {warning['message']}\n") == 1
     assert shown.rstrip().endswith("ok")
 
 
@@ -154,7 +169,7 @@ def test_a_table_fits_the_terminal_and_names_stay_whole(daemon: DaemonProcess, c
     assert sorted(record["name"] for record in records) == sorted(line.split()[0] for line in lines)
     assert max(map(len, [head, *lines])) <= columns
     assert {"NAME", "TARGET", "STATUS", "ERROR"} <= set(head.split())
-    assert ("INSERTED" in head) == (columns >= 120)
+    assert [column in head for column in ("WARNINGS", "INSERTED")] == [columns >= 120, columns >= 200]
     assert any("QUOTA" in line for line in lines)
 
 

@@ -1,8 +1,11 @@
 """The REST front as `daemon.Daemon` puts it together, on a real store; clock and backend are in the test's hand."""
 
+import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from email import message_from_bytes
+from email.policy import HTTP
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -13,6 +16,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from structlog.testing import capture_logs
+from tests.contract.answers import assert_answer
 from tests.contract.validate import assert_valid
 
 from imageopsd.api.compute import ComputeApi
@@ -67,20 +71,39 @@ class Api:
         data: bytes | BinaryIO | None = None,
         headers: Json | None = None,
     ) -> tuple[int, Any]:
-        """Status and body of an answer, which is JSON whatever happened. `path` is one of project p's collections
-        unless it begins with a slash."""
-        url = path if path.startswith("/") else f"{ROOT}/{path}"
+        """Status and body of an answer, which is JSON whatever happened, and as the discovery document has it if it is
+        a good one of the Compute API. `path` is one of project p's collections unless it begins with a slash."""
+        url = _url(path)
         sent = {"data": data} if body is None else {"json": body}
         async with self.client.request(method, url, headers=headers, **sent) as response:
             assert response.content_type == "application/json"
             assert response.charset == "utf-8"
-            return response.status, await response.json()
+            answer = await response.json()
+        if response.status == HTTPStatus.OK and url.startswith("/compute/"):
+            assert_answer((headers or {}).get("x-http-method-override", method), url, answer)
+        return response.status, answer
+
+    async def batch(self, calls: list[tuple[str, str]]) -> list[tuple[int, Any]]:
+        """Status and body of each part of a batch, in its order; as `call` has them."""
+        parts = [f"{method} {_url(path)} HTTP/1.1" for method, path in calls]
+        data = "".join(f"--x\r\nContent-Type: application/http\r\n\r\n{part}\r\n\r\n\r\n" for part in parts) + "--x--"
+        headers = {"Content-Type": "multipart/mixed; boundary=x"}
+        async with self.client.post("/batch/compute/v1", data=data, headers=headers) as response:
+            assert response.status == HTTPStatus.OK
+            whole = f"Content-Type: {response.headers['Content-Type']}\r\n\r\n".encode() + await response.read()
+        answers = []
+        for (method, path), part in zip(calls, message_from_bytes(whole, policy=HTTP).iter_parts(), strict=True):
+            head, _, body = part.get_content().decode().partition("\r\n\r\n")
+            answers.append((int(head.split()[1]), json.loads(body)))
+            if answers[-1][0] == HTTPStatus.OK:
+                assert_answer(method, _url(path), answers[-1][1])
+        return answers
 
     async def answer(self, schema: str, method: str, path: str, body: object = None) -> Json:
-        """The body of an answer that is good, and as the discovery document has it."""
+        """The body of an answer that is good, and of that schema."""
         status, answer = await self.call(method, path, body)
         assert status == HTTPStatus.OK, answer
-        assert_valid(schema, answer)
+        assert_valid(schema, answer, "beta" if path.startswith("/compute/beta/") else "v1")
         result: Json = answer
         return result
 
@@ -94,6 +117,10 @@ class Api:
         ended = await self.answer("Operation", "POST", f"operations/{operation['name']}/wait")
         assert ended["status"] == "DONE"
         return ended
+
+
+def _url(path: str) -> str:
+    return path if path.startswith("/") else f"{ROOT}/{path}"
 
 
 class Bench:

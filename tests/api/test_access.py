@@ -12,7 +12,6 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from tests.api.conftest import NOW, ROOT, SOURCE, Api, Bench, Json
-from tests.contract.validate import assert_valid
 
 from imageopsd.api.access import PUBLIC_IMAGE_PROJECTS, Access, TokensFile, issue
 from imageopsd.api.compute import ComputeApi
@@ -24,6 +23,7 @@ from imageopsd.engine.imageops import ImageOps
 from imageopsd.model.access import Caller, PermissionDenied, Scope, TokensInvalid, needed, needed_here, read_tokens
 from imageopsd.model.image import Image
 from imageopsd.model.names import IdSource
+from imageopsd.model.requests import InsertImage
 from imageopsd.telemetry.board import Board
 from imageopsd.telemetry.metrics import Metrics
 
@@ -344,6 +344,14 @@ async def test_each_call_of_a_batch_is_checked_with_the_token_of_the_whole(guard
         assert response.status == 401
 
 
+async def test_a_get_that_comes_as_a_form_needs_what_a_get_needs(guarded: Guarded) -> None:
+    form = {"X-HTTP-Method-Override": "GET", "Content-Type": "application/x-www-form-urlencoded"}
+    for token, expected in ((READER, 200), (WRITER, 200), (FOREIGNER, 403)):
+        headers = bearer(token) | form
+        async with guarded.client.post(f"{ROOT}/images", data=b"filter=name+%3D+i", headers=headers) as response:
+            assert response.status == expected
+
+
 @pytest.mark.parametrize(
     ("link", "resource"),
     [
@@ -374,29 +382,85 @@ async def test_nobody_copies_a_machine_out_of_a_project_that_is_not_theirs(guard
     assert (status, answer["error"]["message"]) == (403, message)
 
 
+@pytest.mark.parametrize("source", ["projects/p/global/images/secret", "projects/p/global/images/family/secrets"])
+async def test_nobody_copies_an_image_by_repeating_what_another_was_allowed_to_ask_for(
+    bench: Bench, guarded: Guarded, source: str
+) -> None:
+    """The one who asked first may read both projects, the one who repeats it only that of the copy."""
+    owner, stranger = bearer(ADMIN), bearer(FOREIGNER)
+    secret = {"name": "secret", "family": "secrets", "rawDisk": SOURCE}
+    async with bench.working():
+        _, made = await guarded.call("POST", "images", secret, headers=owner)
+        await guarded.call("POST", f"operations/{made['name']}/wait", headers=owner)
+    there = "/compute/v1/projects/q/global"
+    async with bench.working({"image": "i", "steps": [{"fail": "permanent"}]}):
+        _, copy = await guarded.call("POST", f"{there}/images", {"name": "i", "sourceImage": source}, headers=owner)
+        _, copy = await guarded.call("POST", f"{there}/operations/{copy['name']}/wait", headers=owner)
+    assert "error" in copy
+
+    for reference in (copy["name"], copy["id"]):
+        status, body = await guarded.call("POST", f"{there}/operations/{reference}/retry", headers=stranger)
+        message = f"Required 'compute.images.useReadOnly' permission for '{source}'"
+        assert (status, body["error"]["message"]) == (403, message)
+    assert guarded.refused == ["forbidden"] * 2
+    assert await guarded.status(FOREIGNER, "GET", f"{there}/images/i") == 404
+
+    status, again = await guarded.call("POST", f"{there}/operations/{copy['name']}/retry", headers=owner)
+    assert (status, again["user"]) == (200, "boss")
+
+
 @pytest.mark.parametrize("field", ["source_disk", "source_image", "source_snapshot"])
 def test_every_kind_of_source_is_looked_at(field: str) -> None:
     ci = Caller("ci", Scope.SUBMIT.implied, frozenset({"p"}))
-    image = Image(name="i", **{field: "https://compute.googleapis.com/compute/v1/projects/q/zones/z/things/t"})
+
+    def check(link: str) -> None:
+        ci.check_sources(InsertImage(project="p", image=Image(name="i", **{field: link})))
+
     with pytest.raises(PermissionDenied, match=r"useReadOnly' permission for 'projects/q/zones/z/things/t'"):
-        ci.check_sources(image)
-    ci.check_sources(Image(name="i", **{field: "projects/p/zones/z/things/t"}))
-    ci.check_sources(Image(name="i", **{field: "zones/z/things/t"}))
+        check("https://compute.googleapis.com/compute/v1/projects/q/zones/z/things/t")
+    check("projects/p/zones/z/things/t")
+    check("zones/z/things/t")
 
 
+READS = ("get", "getFromFamily", "getIamPolicy", "list", "useReadOnly")
+WRITES = ("create", "delete", "deprecate", "setIamPolicy", "setLabels", "update")
+
+
+@pytest.mark.parametrize(
+    ("collection", "body"),
+    [("images", INSERT), ("machineImages", {"name": "i", "sourceInstance": "zones/z/instances/n"})],
+)
+async def test_everybody_is_told_the_permissions_they_have(guarded: Guarded, collection: str, body: Json) -> None:
+    await guarded.call("POST", collection, body, headers=bearer(WRITER))
+    other = "machineImages" if collection == "images" else "images"
+    strange = [
+        f"compute.{other}.get",
+        "compute.instances.get",
+        f"compute.{collection}",
+        f"compute.{collection}.",
+        "get",
+    ]
+    asked = [*(f"compute.{collection}.{verb}" for verb in (*WRITES, *READS)), *strange]
+    for token, verbs in ((READER, READS), (WRITER, (*WRITES, *READS)), (ADMIN, (*WRITES, *READS))):
+        status, answer = await guarded.call(
+            "POST", f"{collection}/i/testIamPermissions", {"permissions": asked}, headers=bearer(token)
+        )
+        assert (status, answer) == (200, {"permissions": [f"compute.{collection}.{verb}" for verb in verbs]})
+
+
+@pytest.mark.parametrize("version", ["v1", "beta"])
 @pytest.mark.parametrize("project", sorted(PUBLIC_IMAGE_PROJECTS))
 async def test_the_public_image_projects_of_libcloud_are_empty_for_those_who_do_not_reach_them(
-    guarded: Guarded, project: str
+    guarded: Guarded, project: str, version: str
 ) -> None:
-    path = f"/compute/v1/projects/{project}/global/images"
+    path = f"/compute/{version}/projects/{project}/global/images"
     assert await guarded.status(ADMIN, "POST", path, INSERT) == 200
     status, mine = await guarded.call("GET", path, headers=bearer(ADMIN))
     assert (status, [image["name"] for image in mine["items"]]) == (200, ["i"])
 
     status, body = await guarded.call("GET", path, headers=bearer(WRITER))
 
-    assert (status, "items" in body) == (200, False)
-    assert_valid("ImageList", body)
+    assert (status, "items" in body, body["selfLink"]) == (200, False, f"https://www.googleapis.com{path}")
     for method, more, sent in (("GET", "/i", None), ("POST", "", INSERT)):
         assert await guarded.status(WRITER, method, f"{path}{more}", sent) == 403
 

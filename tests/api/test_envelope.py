@@ -53,7 +53,29 @@ BAD_INSERTS: dict[str, tuple[Json, Json]] = {
     ),
     "a wrong type deep inside": (
         {**GOOD, "labels": {"a": 1}},
-        invalid("resource.labels[]", "Invalid value for field 'resource.labels[]'. Expected a string, got an integer."),
+        invalid("resource.labels.a", "Invalid value for field 'resource.labels.a'. Expected a string, got an integer."),
+    ),
+    "a wrong type beside right ones": (
+        {**GOOD, "labels": {"a": "1", "b.c\n": True, "d": True}},
+        invalid(
+            "resource.labels.b.c\ufffd",
+            "Invalid value for field 'resource.labels.b.c\ufffd'. Expected a string, got a boolean.",
+        ),
+    ),
+    "a wrong type in a map deep inside": (
+        {**GOOD, "params": {"resourceManagerTags": {"tagKeys/1": "x", "tagKeys/2": [1]}}},
+        invalid(
+            "resource.params.resourceManagerTags.tagKeys/2",
+            "Invalid value for field 'resource.params.resourceManagerTags.tagKeys/2'. Expected a string, got a list.",
+        ),
+    ),
+    "a field left out deep inside": (
+        {**GOOD, "guestOsFeatures": [{"type": "GVNIC"}, {}]},
+        invalid(
+            "resource.guestOsFeatures[1].type",
+            "Required field 'resource.guestOsFeatures[1].type' not specified. Expected a value.",
+            "required",
+        ),
     ),
     "an unknown field": (
         {**GOOD, "colour": "red"},
@@ -400,3 +422,26 @@ def raising(trouble: Exception) -> Callable[..., Awaitable[Any]]:
         raise trouble
 
     return method
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", ""),
+        ("GET", "/zones"),
+        ("GET", "/zones/z"),
+        ("GET", "/global/images"),
+        ("GET", "/global/images/i"),
+        ("GET", "/global/operations"),
+        ("GET", "/aggregated/operations"),
+        ("GET", "/zones/z/operations"),
+        ("GET", "/zones/z/operations/o"),
+        ("POST", "/regions/r/operations/o/wait"),
+        ("DELETE", "/regions/r/operations/o"),
+    ],
+)
+async def test_what_cannot_be_a_project_is_refused_wherever_it_stands(api: Api, method: str, path: str) -> None:
+    status, body = await api.call(method, f"/compute/v1/projects/P!{path}")
+    message = "Invalid value for field 'project': 'P!'. Expected a project id such as 'my-project'."
+    assert (status, body["error"]["message"]) == (400, message)
+    assert body["error"]["errors"][0]["location"] == "project"

@@ -4,6 +4,7 @@ import base64
 
 import pytest
 from tests.api.conftest import LINKS, Api, Json
+from tests.contract.validate import SCHEMAS
 
 BAD_TOKEN = "Invalid value for field 'pageToken'. Expected a token of this same list."
 NAMES = ["delta", "alpha", "echo", "charlie", "bravo"]
@@ -87,6 +88,57 @@ async def test_an_image_that_comes_between_two_pages_moves_nobody_else(full: Api
     await full.insert("aaa")
     second = await full.answer("ImageList", "GET", f"images?maxResults=2&pageToken={first['nextPageToken']}")
     assert [image["name"] for image in second["items"]] == ["charlie", "delta"]
+
+
+@pytest.mark.parametrize("version", ["v1", "beta"])
+@pytest.mark.parametrize(
+    ("schema", "path"),
+    [
+        ("ImageList", "global/images"),
+        ("MachineImageList", "global/machineImages"),
+        ("OperationList", "global/operations"),
+        ("OperationAggregatedList", "aggregated/operations"),
+        ("OperationList", "zones/z/operations"),
+        ("ZoneList", "zones"),
+    ],
+)
+async def test_a_list_links_to_itself_in_the_version_that_was_asked(
+    api: Api, version: str, schema: str, path: str
+) -> None:
+    url = f"/compute/{version}/projects/p/{path}"
+    assert (await api.answer(schema, "GET", url))["selfLink"] == f"https://www.googleapis.com{url}"
+
+
+# ------------------------------------------------------------------------------------------------- filters
+
+
+@pytest.mark.parametrize(
+    ("collection", "schema"), [("images", "Image"), ("machineImages", "MachineImage"), ("operations", "Operation")]
+)
+async def test_a_filter_may_ask_for_every_field_of_the_contract(full: Api, collection: str, schema: str) -> None:
+    fields = SCHEMAS["v1"][schema].keys() | SCHEMAS["beta"][schema].keys()
+    for field in fields:
+        status, answer = await full.call("GET", f"{collection}?filter={field}:*")
+        assert (status, field) == (200, field), answer
+    status, answer = await full.call("GET", f"{collection}?filter=colour:*")
+    assert (status, "Unknown field 'colour'" in answer["error"]["message"]) == (400, True)
+
+
+@pytest.mark.parametrize("field", ["zone", "region", "creationTimestamp"])
+async def test_what_an_operation_never_has_is_just_absent(full: Api, field: str) -> None:
+    assert "items" not in await full.answer("OperationList", "GET", f"operations?filter={field}:*")
+    assert len((await full.answer("OperationList", "GET", f"operations?filter=NOT {field}:*"))["items"]) == len(NAMES)
+
+
+@pytest.mark.parametrize(("version", "other"), [("v1", "beta"), ("beta", "v1")])
+async def test_a_filter_sees_what_the_answer_shows(full: Api, version: str, other: str) -> None:
+    def listed(link: str) -> str:
+        url = f"https://www.googleapis.com/compute/{link}/projects/p/global/images/echo"
+        return f"/compute/{version}/projects/p/global/images?maxResults=1&filter=selfLink = {url}"
+
+    [image] = (await full.answer("ImageList", "GET", listed(version)))["items"]
+    assert image["name"] == "echo"
+    assert "items" not in await full.answer("ImageList", "GET", listed(other))
 
 
 async def test_projects_do_not_see_each_other(full: Api) -> None:

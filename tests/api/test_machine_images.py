@@ -69,6 +69,17 @@ async def test_labels_and_policy_of_a_machine_image(bench: Bench, api: Api) -> N
     assert await api.answer("Policy", "GET", "machineImages/m/getIamPolicy") == policy
 
 
+async def test_labels_that_the_backend_does_not_take_are_not_shown(bench: Bench, api: Api) -> None:
+    refuse = {"image": "m", "verb": "patch-machine-image", "steps": [{"fail": "permanent"}]}
+    async with bench.working(refuse):
+        await api.done(await insert(api))
+        seen = (await api.answer("MachineImage", "GET", "machineImages/m"))["labelFingerprint"]
+        body = {"labels": {"a": "b"}, "labelFingerprint": seen}
+        ended = await api.done(await api.answer("Operation", "POST", "machineImages/m/setLabels", body))
+    assert ended["error"]["errors"][0]["code"] == "SIMULATED_FAILURE"
+    assert "labels" not in await api.answer("MachineImage", "GET", "machineImages/m")
+
+
 @pytest.mark.parametrize("collection", ["images", "machineImages"])
 async def test_a_deleted_one_is_deleting_and_then_gone(bench: Bench, api: Api, collection: str) -> None:
     make = api.insert if collection == "images" else (lambda name: insert(api, name))

@@ -1,6 +1,7 @@
 """Whole answers, byte for byte where nothing in them is chance."""
 
-from tests.api.conftest import LINKS, SOURCE, TIME, Api, Bench, Json
+from tests.api.conftest import LINKS, ROOT, SOURCE, TIME, Api, Bench, Json
+from tests.contract.validate import assert_valid
 
 
 async def test_an_accepted_insert_is_a_pending_operation_and_a_pending_image(api: Api) -> None:
@@ -82,6 +83,28 @@ async def test_what_only_the_service_sets_is_ignored_in_an_insert(api: Api) -> N
 async def test_what_is_only_for_the_service_is_in_no_answer(api: Api) -> None:
     await api.insert("disk", params={"resourceManagerTags": {"tagKeys/1": "tagValues/1"}})
     assert "params" not in await api.image("disk")
+
+
+async def test_what_only_beta_has_is_kept_and_shown_under_beta(bench: Bench, api: Api) -> None:
+    beta = ROOT.replace("/v1/", "/beta/")
+    times = {"defaultRolloutTime": "2026-12-01T00:00:00Z"}
+    body = {"name": "disk", "rawDisk": SOURCE, "locked": True, "rolloutOverride": times}
+    status, refused = await api.call("POST", "images", body)
+    assert (status, refused["error"]["errors"][0]["location"]) == (400, "resource.locked")
+    async with bench.working():
+        for path, sent in (("images", body), ("images/disk/deprecate", {"state": "OBSOLETE", "stateOverride": times})):
+            status, operation = await api.call("POST", f"{beta}/{path}", sent)
+            assert status == 200, operation
+            assert "error" not in await api.done(operation)
+
+    for path, kind in (("images/disk", "Image"), ("images", "ImageList")):
+        _, under_beta = await api.call("GET", f"{beta}/{path}")
+        assert_valid(kind, under_beta, "beta")
+        under_v1 = await api.answer(kind, "GET", path)
+        image, plain = (under_beta, under_v1) if kind == "Image" else (under_beta["items"][0], under_v1["items"][0])
+        assert (image.pop("locked"), image.pop("rolloutOverride")) == (True, times)
+        assert image["deprecated"].pop("stateOverride") == times
+        assert plain == image | {"selfLink": f"{LINKS}/images/disk"}
 
 
 async def test_nulls_and_empties_mean_nothing_was_said(api: Api) -> None:
@@ -204,7 +227,7 @@ async def test_a_patch_is_an_operation_on_the_image_and_moves_three_fields(bench
     )
     deprecated = {
         "state": "DEPRECATED",
-        "replacement": "global/images/r",
+        "replacement": f"{LINKS}/images/r",
         "deprecated": "2026-01-02T03:04:05.678+00:00",
     }
     after = {**before, "family": "new", "deprecated": deprecated}

@@ -10,6 +10,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from tests.api.conftest import NOW
 
 from imageopsd.api.status import StatusApi
+from imageopsd.model.errors import StoreBusy
 from imageopsd.telemetry.board import Board
 from imageopsd.telemetry.metrics import Metrics
 
@@ -65,6 +66,7 @@ async def test_the_status_of_a_daemon_that_saw_nothing_yet() -> None:
             "running": [],
             "recentFailures": [],
             "recentDeadLetters": [],
+            "quotas": [],
         }
         assert (response.status, response.content_type) == (200, "application/json")
 
@@ -76,15 +78,25 @@ async def test_a_scrape_does_not_wait_for_a_queue_that_does_not_answer(monkeypat
         assert "imageopsd_worker_slots 4.0" in await response.text()
 
 
-async def test_a_scrape_brings_the_depths_up_to_date_first() -> None:
+async def test_whoever_asks_for_numbers_gets_fresh_ones_and_a_probe_waits_for_none() -> None:
     asked = []
 
     async def refresh() -> None:
         asked.append(True)
 
     async with status_api("ready", refresh) as client:
-        for path in ("/livez", "/readyz", "/startupz", "/status"):
+        for path in ("/livez", "/readyz", "/startupz"):
             async with client.get(path):
                 assert asked == []
-        async with client.get("/metrics"):
-            assert asked == [True]
+        for number, path in enumerate(("/metrics", "/status"), 1):
+            async with client.get(path):
+                assert asked == [True] * number
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/status"])
+async def test_what_the_store_cannot_say_keeps_nothing_else_back(path: str) -> None:
+    async def refresh() -> None:
+        raise StoreBusy("locked")
+
+    async with status_api("ready", refresh) as client, client.get(path) as response:
+        assert response.status == 200

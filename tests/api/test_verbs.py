@@ -2,9 +2,10 @@
 
 import json
 from email import message_from_bytes
+from urllib.parse import urlencode
 
 import pytest
-from tests.api.conftest import LINKS, ROOT, SOURCE, Api, Bench, Json
+from tests.api.conftest import LINKS, NOW, ROOT, SOURCE, Api, Bench, Json
 from tests.contract.validate import assert_valid
 
 
@@ -19,16 +20,50 @@ async def made(bench: Bench, api: Api, name: str = "disk", **fields: object) -> 
 async def test_an_image_is_deprecated_obsoleted_and_taken_back(bench: Bench, api: Api) -> None:
     async with bench.working():
         before = await made(bench, api)
-        for state in ("DEPRECATED", "OBSOLETE", "DELETED"):
+        times = {}
+        for minute, state in enumerate(("DEPRECATED", "OBSOLETE", "DELETED")):
+            bench.clock.now = NOW.replace(minute=minute)
+            times[state.lower()] = bench.clock.now.text()
             operation = await api.answer("Operation", "POST", "images/disk/deprecate", {"state": state})
             assert operation["operationType"] == "deprecate"
             await api.done(operation)
-            after = await api.image("disk")
-            stamp = after["deprecated"].pop(state.lower())
-            assert stamp.startswith("2026-01-02T03:04:05")
-            assert after == before | {"deprecated": {"state": state}}
+            assert await api.image("disk") == before | {"deprecated": {"state": state, **times}}
         await api.done(await api.answer("Operation", "POST", "images/disk/deprecate", {"state": "ACTIVE"}))
         assert await api.image("disk") == before
+
+
+@pytest.mark.parametrize("data", [None, b"{}"])
+async def test_an_empty_deprecation_makes_the_image_active_again(bench: Bench, api: Api, data: bytes | None) -> None:
+    async with bench.working():
+        before = await made(bench, api)
+        await api.done(await api.answer("Operation", "POST", "images/disk/deprecate", {"state": "OBSOLETE"}))
+        _, operation = await api.call("POST", "images/disk/deprecate", data=data)
+        await api.done(operation)
+    assert await api.image("disk") == before
+
+
+async def test_a_patch_without_a_state_leaves_a_deprecated_image_deprecated(bench: Bench, api: Api) -> None:
+    async with bench.working():
+        await made(bench, api)
+        await api.done(await api.answer("Operation", "POST", "images/disk/deprecate", {"state": "DEPRECATED"}))
+        before = await api.image("disk")
+        body = {"deprecated": {"replacement": "global/images/new", "deleted": "2030-01-02T03:04:05Z"}}
+        await api.done(await api.answer("Operation", "PATCH", "images/disk", body))
+        said = {"replacement": f"{LINKS}/images/new", "deleted": "2030-01-02T03:04:05Z"}
+        assert await api.image("disk") == before | {"deprecated": before["deprecated"] | said}
+
+
+async def test_a_patch_without_a_state_of_an_active_image_fails_and_says_so(bench: Bench, api: Api) -> None:
+    async with bench.working():
+        before = await made(bench, api)
+        body = {"deprecated": {"replacement": "global/images/new"}, "family": "f"}
+        ended = await api.done(await api.answer("Operation", "PATCH", "images/disk", body))
+    assert (ended["httpErrorStatusCode"], ended["error"]["errors"][0]["message"]) == (
+        400,
+        "Required field 'resource.deprecated.state' not specified."
+        " The image is ACTIVE; name the state that it is to have.",
+    )
+    assert await api.image("disk") == before
 
 
 @pytest.mark.parametrize(
@@ -36,7 +71,10 @@ async def test_an_image_is_deprecated_obsoleted_and_taken_back(bench: Bench, api
     [
         ({"state": "OLD"}, "resource.state"),
         ({"state": "DEPRECATED", "replacement": "x"}, "resource.replacement"),
+        ({"replacement": "global/images/r"}, "resource.state"),
+        ({"obsolete": "2030-01-02T03:04:05Z"}, "resource.state"),
         ({"state": "DEPRECATED", "deleted": "tomorrow"}, "resource.deleted"),
+        ({"state": "DEPRECATED", "deleted": "2026-13-45T99:99:99Z"}, "resource.deleted"),
         ({"state": "DEPRECATED", "reason": "x"}, "resource.reason"),
     ],
 )
@@ -70,10 +108,10 @@ async def test_a_deprecated_source_is_used_with_a_warning_that_names_its_replace
         {
             "code": "DEPRECATED_RESOURCE_USED",
             "message": f"The resource '{LINKS}/images/old' is deprecated."
-            " A suggested replacement is 'global/images/new'.",
+            f" A suggested replacement is '{LINKS}/images/new'.",
             "data": [
                 {"key": "resource_name", "value": f"{LINKS}/images/old"},
-                {"key": "replacement", "value": "global/images/new"},
+                {"key": "replacement", "value": f"{LINKS}/images/new"},
             ],
         }
     ]
@@ -154,6 +192,25 @@ async def test_known_fields_that_a_patch_does_not_change_are_named_in_warnings(b
     assert "labels" not in await api.image("disk")
 
 
+# ---------------------------------------------------------------------------------- operations that are deleted
+
+
+async def test_a_repeat_of_what_was_deleted_is_answered_and_not_done_again(bench: Bench, api: Api) -> None:
+    query = "?requestId=11111111-2222-3333-4444-555555555555"
+    async with bench.working():
+        ended = await api.done(await api.insert("disk", query))
+        await api.done(await api.answer("Operation", "DELETE", "images/disk"))
+        assert await api.call("DELETE", f"operations/{ended['name']}") == (200, {})
+
+        assert await api.insert("disk", query) == ended
+
+    for path in (f"operations/{ended['name']}", "images/disk"):
+        assert (await api.call("GET", path))[0] == 404
+    for path in ("operations", "/compute/v1/projects/p/aggregated/operations"):
+        _, listed = await api.call("GET", path)
+        assert ended["name"] not in json.dumps(listed)
+
+
 # ----------------------------------------------------------------------------------------------------- IAM
 
 
@@ -231,7 +288,61 @@ async def test_the_project_and_its_empty_neighbourhood_answer(api: Api) -> None:
         assert (await api.call("GET", f"/compute/v1/projects/p/{collection}/x"))[0] == 404
 
 
-# ---------------------------------------------------------------------------------------------- beta, batch
+# ----------------------------------------------------------------------------------- long queries, beta, batch
+
+
+def as_form(method: str = "GET", content_type: str = "application/x-www-form-urlencoded") -> Json:
+    """The headers that googleapiclient sends a query with that is too long for a URL."""
+    return {"x-http-method-override": method, "content-type": content_type}
+
+
+async def test_a_get_may_come_as_a_form_where_its_query_is_too_long_for_a_url(api: Api) -> None:
+    for name in ("one", "two"):
+        await api.insert(name)
+    wanted = " OR ".join(["name = one"] * 100)
+    status, listed = await api.call(
+        "POST", "images", data=urlencode({"filter": wanted, "alt": "json"}).encode(), headers=as_form()
+    )
+    assert (status, [image["name"] for image in listed["items"]]) == (200, ["one"])
+
+
+async def test_the_query_of_the_url_comes_before_that_of_the_form(api: Api) -> None:
+    """googleapiclient's `list_next` leaves the form as it was and puts the next token into the URL."""
+    for name in ("one", "two", "three"):
+        await api.insert(name)
+    form, seen = "filter=name:*&maxResults=1", []
+
+    async def page(path: str, form: str) -> str:
+        status, listed = await api.call("POST", path, data=form.encode(), headers=as_form())
+        assert status == 200
+        seen.extend(image["name"] for image in listed["items"])
+        return str(listed.get("nextPageToken"))
+
+    first = await page("images", form)
+    second = await page("images", f"{form}&pageToken={first}")
+    assert await page(f"images?pageToken={second}", f"{form}&pageToken={first}") == "None"
+    assert seen == ["one", "three", "two"]
+
+
+async def test_a_query_in_a_form_is_refused_as_one_in_a_url_would_be(api: Api) -> None:
+    in_url = await api.call("GET", "images?filter=n%C3%A4me")
+    assert in_url[0] == 400
+    assert in_url == await api.call("POST", "images", data=b"filter=n%C3%A4me", headers=as_form())
+
+
+@pytest.mark.parametrize("headers", [as_form("DELETE"), as_form(content_type="application/json")])
+async def test_no_other_override_means_a_get(api: Api, headers: Json) -> None:
+    status, answer = await api.call("POST", "images", data=b"filter=", headers=headers)
+    assert (status, answer["error"]["message"].partition(":")[0]) == (
+        400,
+        "Invalid JSON payload received for 'resource'",
+    )
+
+
+async def test_only_a_post_can_mean_another_verb(api: Api) -> None:
+    operation = await api.insert("disk")
+    status, answer = await api.call("DELETE", f"operations/{operation['name']}", data=b"", headers=as_form())
+    assert (status, answer["error"]["status"]) == (400, "FAILED_PRECONDITION")  # it deletes, or would if it were DONE
 
 
 async def test_beta_and_v1_share_one_state_and_an_operation_keeps_the_link_it_was_made_with(api: Api) -> None:

@@ -6,6 +6,9 @@ import pytest
 from tests.api.conftest import Bench, Json
 from tests.daemon_process import LIMIT
 
+from imageopsd.engine.imageops import ImageOps
+from imageopsd.model.operation import Operation
+
 HALF_WAY: Json = {"image": "disk", "steps": [{"progress": 40, "message": "half-way"}, {"wait": "1h"}]}
 
 
@@ -67,3 +70,34 @@ async def test_the_body_is_nobodys_business(bench: Bench, data: bytes) -> None:
         operation = await api.insert("disk")
         status, record = await api.call("POST", f"operations/{operation['id']}/wait", data=data)
     assert (status, record["status"]) == (200, "DONE")
+
+
+async def test_all_waits_of_a_batch_share_the_time_of_one(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = []
+
+    async def wait(ops: ImageOps, project: str | None, reference: str, limit: float) -> Operation:
+        limits.append(limit)
+        return await waited(ops, project, reference, limit)
+
+    waited = ImageOps.wait
+    monkeypatch.setattr(ImageOps, "wait", wait)
+    async with bench.api(wait_limit=0.01) as api:
+        operations = [await api.insert(name) for name in ("one", "two", "three")]
+        answers = await api.batch([("POST", f"operations/{operation['name']}/wait") for operation in operations])
+    assert answers == [(200, operation) for operation in operations]
+    assert 0 < limits[0] <= 0.01
+    assert limits[1:] == [0, 0]  # the first has used all of it
+
+
+async def test_a_wait_in_a_batch_has_what_the_parts_before_it_did(bench: Bench) -> None:
+    async with bench.api(wait_limit=10 * LIMIT) as api, bench.working():
+        done = await api.done(await api.insert("disk"))
+        answers = await api.batch(
+            [
+                ("POST", f"operations/{done['name']}/wait"),
+                ("DELETE", f"operations/{done['name']}"),
+                ("POST", f"operations/{done['name']}/wait"),
+            ]
+        )
+    assert answers[:2] == [(200, done), (200, {})]
+    assert answers[2][0] == 404

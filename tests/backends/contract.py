@@ -21,7 +21,7 @@ from imageopsd.model.machine_image import MachineImage, MachineImageTask, machin
 from imageopsd.model.names import image_link
 from imageopsd.model.operation import OperationWarning
 from imageopsd.model.time import Time
-from imageopsd.ports import Backend, DeleteTask, InsertTask, PatchTask
+from imageopsd.ports import Backend, DeleteTask, InsertTask, MachineImagePatchTask, PatchTask
 
 PROJECT = "p"
 CREATED = Time(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -207,6 +207,7 @@ class MachineImageContract(ABC):
         facts = await backend.insert_machine_image(task, Notes())
         assert facts.stored_bytes == facts.total_storage_bytes
         assert_valid("SourceInstanceProperties", facts.properties)
+        assert_valid("InstanceProperties", facts.instance_properties)
         assert len(self.effects(backend)) == 1
         assert self.leftovers(backend) == []
 
@@ -249,6 +250,16 @@ class MachineImageContract(ABC):
         assert set(threading.enumerate()) <= threads
         await backend.insert_machine_image(task, Notes())
         assert len(self.effects(backend)) == 1
+
+    async def test_a_patch_may_come_twice(self, backend: Backend, task: MachineImageTask) -> None:
+        await backend.insert_machine_image(task, Notes())
+        after = msgspec.structs.replace(task.machine_image, labels={"a": "b"})
+        patch = MachineImagePatchTask("8", PROJECT, task.machine_image, after)
+        await backend.patch_machine_image(patch, Notes())
+        seen = self.effects(backend)
+        await backend.patch_machine_image(patch, Notes())
+        assert self.effects(backend) == seen
+        assert self.leftovers(backend) == []
 
     async def test_a_delete_may_come_twice(self, backend: Backend, task: MachineImageTask) -> None:
         await backend.insert_machine_image(task, Notes())

@@ -119,6 +119,40 @@ def saying(status: int, **headers: str) -> Turn:
     return turn
 
 
+def adding(headers: dict[str, str]) -> Turn:
+    """An honest answer with these headers in it; what no ASCII is goes over the wire as the byte that a surrogate
+    stands for (PEP 383)."""
+
+    async def turn(server: Ranged, request: web.Request) -> web.StreamResponse:
+        response, body = server.answer(request)
+        return await _raw(request, response.status, {**response.headers, **headers}, body)
+
+    return turn
+
+
+def redirecting(location: str) -> Turn:
+    async def turn(server: Ranged, request: web.Request) -> web.StreamResponse:
+        return await _raw(request, 302, {"Location": location}, b"")
+
+    return turn
+
+
+async def _raw(request: web.Request, status: int, headers: dict[str, str], body: bytes) -> web.StreamResponse:
+    """Past aiohttp, which would not write such headers."""
+    lines = {
+        "Date": "Wed, 21 Oct 2026 07:28:00 GMT",
+        **headers,
+        "Content-Length": str(len(body)),
+        "Connection": "close",
+    }
+    head = f"HTTP/1.1 {status} X\r\n" + "".join(f"{name}: {text}\r\n" for name, text in lines.items() if text)
+    transport = request.transport
+    assert transport is not None
+    transport.write(head.encode("utf-8", "surrogateescape") + b"\r\n" + body)
+    transport.close()
+    return web.Response()
+
+
 async def _send(
     server: Ranged, request: web.Request, response: web.StreamResponse, body: bytes, cut: int | None
 ) -> web.StreamResponse:

@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 from tests.backends import archives
 from tests.backends.archives import MIB
-from tests.backends.contract import PROJECT, Notes, delete_task, insert_task, machine_image_task
+from tests.backends.contract import PROJECT, Notes, delete_task, failed, insert_task, machine_image_task
 from tests.backends.test_local import image_dir, import_task
 
 from imageopsd.backends.local import LocalBackend
@@ -124,6 +124,25 @@ async def test_a_machine_image_is_encrypted_as_a_whole_and_of_disks_that_are(
         with encrypted_disk.open("rb") as plain:
             plain.seek(start)
             assert b"".join(disk.read(start, end)) == plain.read(end - start)
+
+
+async def test_a_disk_of_an_encrypted_bundle_comes_out_with_its_key_alone(
+    backend: LocalBackend, resources: Path, tmp_path: Path
+) -> None:
+    (resources / f"{DISK}.raw").write_bytes(DATA)
+    task = machine_image_task(machine_image_encryption_key=shown(KEY))
+    await backend.insert_machine_image(replace(task, keys=MachineImageKeys(KEY)), Notes())
+    [kept] = backend.kept()
+    for key, code in (
+        (None, "RESOURCE_IS_ENCRYPTED_WITH_CUSTOMER_ENCRYPTION_KEY"),
+        (OTHER, "CUSTOMER_ENCRYPTION_KEY_IS_INCORRECT"),
+    ):
+        with (tmp_path / "out").open("wb") as target, pytest.raises(PermanentFailure) as failure:
+            backend.export(kept, target, packed=False, key=key)
+        assert (failed(failure)[0], "global/machineImages/" in failed(failure)[2]) == (code, True)
+    with (tmp_path / "out").open("wb") as target:
+        backend.export(kept, target, packed=False, disk="d", key=KEY)
+    assert (tmp_path / "out").read_bytes() == DATA
 
 
 async def test_a_disk_of_any_length_is_encrypted_to_its_end(

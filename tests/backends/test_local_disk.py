@@ -1,17 +1,21 @@
 """The local backend and the machine under it: full disks, copies, memory."""
 
+import errno
+import fcntl
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import msgspec
 import pytest
 from tests.backends import archives
 from tests.backends.archives import GIB, MIB, data_extents, same_bytes
 from tests.backends.contract import PROJECT, Notes, failed, insert_task
+from tests.backends.test_local import nothing_remains
 from tests.needs import need
 
 from imageopsd.backends.local import LocalBackend
@@ -20,7 +24,7 @@ from imageopsd.backends.local.disk import Disk
 from imageopsd.backends.local.pipe import Broken
 from imageopsd.backends.local.progress import Meter
 from imageopsd.backends.local.tar import Piece
-from imageopsd.model.errors import PermanentFailure
+from imageopsd.model.errors import NoRoom, PermanentFailure
 from imageopsd.model.image import Int64, RawDisk
 from imageopsd.ports import InsertTask
 
@@ -40,8 +44,12 @@ def tiny(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", mount], check=True)
 
 
-@pytest.mark.parametrize(("content", "margin"), [(32 * MIB, 0), (64 * 1024, 9 * MIB)], ids=["no room", "no margin"])
-async def test_a_full_disk_is_said_and_cleared(tmp_path: Path, tiny: Path, content: int, margin: int) -> None:
+@pytest.mark.parametrize(
+    ("content", "margin", "whole"), [(32 * MIB, 0, 8 * MIB), (64 * 1024, 9 * MIB, 0)], ids=["no room", "no margin"]
+)
+async def test_what_the_disk_could_never_hold_is_an_error_that_says_so(
+    tmp_path: Path, tiny: Path, content: int, margin: int, whole: int
+) -> None:
     disk = archives.disk(tmp_path / "d", GIB, [(MIB, os.urandom(content))])
     archive = archives.sparse(disk, tmp_path / "a.tar.gz")
     options = LocalBackend.Options(allow_files=(str(tmp_path),), free_space_margin=margin)
@@ -49,12 +57,36 @@ async def test_a_full_disk_is_said_and_cleared(tmp_path: Path, tiny: Path, conte
         task = insert_task(raw_disk=RawDisk(source=archive.as_uri()))
         with pytest.raises(PermanentFailure) as failure:
             await backend.insert_image(task, Notes())
-    assert failed(failure) == (
-        "INSUFFICIENT_STORAGE",
-        507,
-        f"The disk is full: the file system of '{tiny / 'data'}' has no room for this.",
-    )
-    assert [*tiny.glob("data/images/*/*"), *tiny.glob("data/staging/*")] == []
+    message = f"the file system of '{tiny / 'data'}' has {whole} bytes in all for images, too few for this."
+    assert failed(failure) == ("INSUFFICIENT_STORAGE", 507, f"The disk is full: {message}")
+    assert nothing_remains(tiny / "data")
+
+
+async def test_what_there_is_no_room_for_now_leaves_nothing_and_begins_again_only_when_there_is(
+    tmp_path: Path, tiny: Path
+) -> None:
+    disk = archives.disk(tmp_path / "d", GIB, [(MIB, os.urandom(5 * MIB))])
+    archive = archives.sparse(disk, tmp_path / "a.tar.gz")
+    ballast = tiny / "ballast"
+    ballast.write_bytes(bytes(6 * MIB))
+    options = LocalBackend.Options(allow_files=(str(tmp_path),), free_space_margin=0)
+    async with LocalBackend(options, tiny / "data") as backend:
+        task = insert_task(raw_disk=RawDisk(source=archive.as_uri()))
+        seen = []
+        for _ in range(2):
+            notes = Notes()
+            with pytest.raises(NoRoom) as failure:
+                await backend.insert_image(task, notes)
+            message = f"The disk is full: the file system of '{tiny / 'data'}' has no room for this."
+            assert failed(failure) == ("INSUFFICIENT_STORAGE", 507, message)
+            assert nothing_remains(tiny / "data")
+            seen.append((notes.bytes > 0, [warning.message for warning in notes.warnings]))
+        assert seen == [(True, [f"It had to wait for room. {message}"]), (False, [])]
+
+        ballast.unlink()
+        await backend.insert_image(task, Notes())
+    os.truncate(disk, GIB)
+    assert same_bytes(disk, tiny / "data/images" / PROJECT / "7/disk.raw")
 
 
 async def test_parts_on_two_file_systems_are_refused_at_the_start(tiny: Path) -> None:
@@ -111,12 +143,33 @@ async def test_a_source_image_that_is_gone_is_not_found(tmp_path: Path) -> None:
     assert list(tmp_path.glob("data/staging/*")) == []
 
 
+def refuse(monkeypatch: pytest.MonkeyPatch, ways: set[str], number: int) -> list[str]:
+    """Has the kernel refuse these ways of copying; what was tried."""
+    tried: list[str] = []
+
+    def instead(way: str, real: Callable[..., int]) -> Callable[..., int]:
+        def call(*arguments: Any) -> int:
+            tried.append(way)
+            if way in ways:
+                raise OSError(number, os.strerror(number))
+            return real(*arguments)
+
+        return call
+
+    monkeypatch.setattr(fcntl, "ioctl", instead("clone", fcntl.ioctl))
+    monkeypatch.setattr(os, "copy_file_range", instead("copy", os.copy_file_range))
+    return tried
+
+
+@pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.EINVAL])
 @pytest.mark.parametrize("refused", [set(), {"clone"}, {"clone", "copy"}], ids=["best", "copy", "read and write"])
-def test_every_way_of_copying_gives_the_same_disk(tmp_path: Path, refused: set[str]) -> None:
+def test_every_way_of_copying_gives_the_same_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: set[str], number: int
+) -> None:
+    refuse(monkeypatch, refused, number)
     extents = [(0, b"a" * 100), (30 * MIB, os.urandom(9 * MIB)), (GIB - 5, b"hello")]
     source = archives.disk(tmp_path / "source", GIB, extents)
     cloner, meter = Cloner(), Meter("copying", None)
-    cloner._refused |= refused
     with source.open("rb") as file, Disk(tmp_path / "target", 0) as target:
         cloner.clone(file.fileno(), target, meter, Event())
         target.finish(GIB)
@@ -125,12 +178,33 @@ def test_every_way_of_copying_gives_the_same_disk(tmp_path: Path, refused: set[s
     assert meter.made == GIB
 
 
-def test_a_copy_stops_when_it_is_told(tmp_path: Path) -> None:
+def test_what_does_not_work_between_two_file_systems_is_tried_again_inside_of_one(
+    tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = archives.disk(tmp_path / "source", MIB, [(0, b"x")])
+    there = archives.disk(tiny / "source", MIB, [(0, b"x")])
+    cloner = Cloner()
+
+    def tried(source: Path, number: int) -> list[str]:
+        with monkeypatch.context() as patched, source.open("rb") as file:
+            ways = refuse(patched, {"clone", "copy"}, number)
+            with Disk(tmp_path / f"target-{os.urandom(4).hex()}", 0) as target:
+                cloner.clone(file.fileno(), target, Meter("copying", None), Event())
+            return ways
+
+    assert tried(there, errno.EXDEV) == ["clone", "copy"]
+    assert tried(there, errno.EXDEV) == []
+    assert tried(here, errno.EINVAL) == ["clone", "copy"]  # which says nothing of other files
+    assert tried(here, errno.EOPNOTSUPP) == ["clone", "copy"]
+    assert tried(here, errno.EOPNOTSUPP) == []
+
+
+def test_a_copy_stops_when_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = archives.disk(tmp_path / "source", GIB, [(0, b"x")])
     stop = Event()
     stop.set()
+    refuse(monkeypatch, {"clone"}, errno.EOPNOTSUPP)
     cloner = Cloner()
-    cloner._refused.add("clone")
     with source.open("rb") as file, Disk(tmp_path / "target", 0) as target, pytest.raises(Broken):
         cloner.clone(file.fileno(), target, Meter("copying", None), stop)
 

@@ -7,7 +7,7 @@ import random
 import socket
 import subprocess
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from aiohttp import web
 from tests.backends import archives
 from tests.backends.archives import END, GIB, MIB, data_extents, disk, extension, header, same_bytes
 from tests.backends.contract import Notes, failed, insert_task
-from tests.backends.hostile import Ranged, Turn, chunked, cut, whole
+from tests.backends.hostile import Ranged, Turn, adding, chunked, cut, redirecting, whole
 from tests.backends.test_local import image_dir, import_task, nothing_remains
 from tests.backends.test_local_sources import serving
 
@@ -123,27 +123,97 @@ async def test_of_several_addresses_only_the_allowed_one_is_reached(
     assert same_bytes(tmp_path / "a.tar.raw", image_dir(tmp_path / "data") / "disk.raw")
 
 
-async def test_what_is_closed_silent_or_unknown_gets_one_text(
-    backend: LocalBackend, monkeypatch: pytest.MonkeyPatch
+GREETINGS = {
+    "SSH": b"SSH-2.0-OpenSSH_9.2\r\n",
+    "a database": b"-ERR unknown command 'GET'\r\n",
+    "bytes": bytes(range(256)),
+    "half a status line": b"HTTP/1.1 ",
+    "a header that is none": b"HTTP/1.1 200 OK\r\n\xff\r\n\r\n",
+    "nothing at all": b"",
+}
+
+
+@asynccontextmanager
+async def greeting(greeting: bytes) -> AsyncIterator[int]:
+    """The port of a server that says one thing and closes."""
+
+    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(greeting)
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+
+    async with await asyncio.start_server(greet, "127.0.0.1", 0) as server:
+        yield server.sockets[0].getsockname()[1]
+
+
+async def test_what_is_closed_silent_unknown_or_no_http_gets_one_text(
+    tmp_path: Path, backend: LocalBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with socket.socket() as closed, socket.socket() as silent:
+    async def text(port: int, *addresses: str) -> str:
+        with names(monkeypatch, list(addresses)), pytest.raises(TemporaryFailure) as failure:
+            await take(backend, NAMED.format(port=port))
+        return failed(failure)[2].replace(str(port), "PORT")
+
+    backend.configure(
+        LocalBackend.Options(
+            allow_networks=("127.0.0.1/32",), connect_timeout=Seconds(0.5), stall_timeout=Seconds(0.5), max_disk_gb=4
+        )
+    )
+    texts = {}
+    with socket.socket() as closed, socket.socket() as silent, socket.socket() as full:
         closed.bind(("127.0.0.1", 0))
+        texts["closed"] = await text(closed.getsockname()[1], "127.0.0.1")
+        texts["unknown"] = await text(closed.getsockname()[1])
         silent.bind(("127.0.0.1", 0))
-        silent.listen(0)
+        silent.listen()
+        texts["silent"] = await text(silent.getsockname()[1], "127.0.0.1")
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
         fillers = [socket.socket() for _ in range(4)]
         for filler in fillers:  # nobody accepts: the kernel stops answering
             filler.setblocking(False)
-            filler.connect_ex(silent.getsockname())
-        texts = set()
+            filler.connect_ex(full.getsockname())
         try:
-            for place, known in ((closed, True), (silent, True), (closed, False)):
-                with names(monkeypatch, ["127.0.0.1"] if known else []), pytest.raises(TemporaryFailure) as failure:
-                    await take(backend, NAMED.format(port=place.getsockname()[1]))
-                texts.add(failed(failure)[2].replace(str(place.getsockname()[1]), "PORT"))
+            texts["full"] = await text(full.getsockname()[1], "127.0.0.1")
         finally:
             for filler in fillers:
                 filler.close()
-    assert texts == {f"The source '{NAMED.format(port='PORT')}' could not be read: no connection to its host."}
+    for name, words in GREETINGS.items():
+        async with greeting(words) as port:
+            texts[name] = await text(port, "127.0.0.1")
+    one = f"The source '{NAMED.format(port='PORT')}' could not be read: no HTTP answer from its host."
+    assert texts == dict.fromkeys(texts, one)
+
+
+HEADERS = {
+    "a Latin-1 ETag": {"ETag": '"\udce9"'},
+    "an ETag with an escape": {"ETag": '"\x1b"'},
+    "a Latin-1 parameter": {"ETag": '"1"', "Content-Type": "application/gzip; x=\udcff"},
+    "a Latin-1 type": {"ETag": '"1"', "Content-Type": "\udcff/gzip"},
+    "a Latin-1 date": {"Last-Modified": "Wed, 21 Oct 2015 07:28:00 GMT \udce9", "ETag": ""},
+    "Latin-1 ranges": {"ETag": '"1"', "Accept-Ranges": "\udce9", "Content-Encoding": "\udce9", "X": "\udce9"},
+}
+
+
+@pytest.mark.parametrize("case", HEADERS)
+async def test_headers_that_are_no_ascii_cost_no_image(
+    tmp_path: Path, backend: LocalBackend, body: bytes, case: str
+) -> None:
+    async with serving(Ranged(body, adding(HEADERS[case])).serve) as url:
+        await take(backend, url)
+    assert same_bytes(tmp_path / "a.tar.raw", image_dir(tmp_path / "data") / "disk.raw")
+
+
+@pytest.mark.parametrize("location", ["http://\udce9.example/", "/\udce9", f"http://{'a' * 70}.example/", "\udcff"])
+async def test_a_redirect_to_what_is_no_name_ends_as_a_clear_error(
+    tmp_path: Path, backend: LocalBackend, body: bytes, location: str
+) -> None:
+    async with serving(Ranged(body, redirecting(location)).serve) as url:
+        with pytest.raises(BackendFailure) as failure:
+            await take(backend, url)
+    assert failed(failure)[0] in ("SOURCE_NOT_ALLOWED", "SOURCE_UNAVAILABLE", "RESOURCE_NOT_FOUND")
+    assert nothing_remains(tmp_path / "data")
 
 
 # ------------------------------------------------------------------------------------------------- archives

@@ -1,20 +1,26 @@
 """What lies on this host: found, verified, exported, cleared away."""
 
+import errno
 import gzip
 import io
 import os
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 
 import msgspec
 import pytest
 from tests.backends import archives
 from tests.backends.archives import GIB, MIB, data_extents, disk, same_bytes
-from tests.backends.contract import PROJECT, Notes, insert_task
+from tests.backends.contract import PROJECT, Notes, delete_task, failed, insert_task
 from tests.backends.test_local import image_dir, import_task
+from tests.needs import need
 
-from imageopsd.backends.local import LocalBackend
+from imageopsd.backends.local import LocalBackend, layout
+from imageopsd.backends.local.blocks import pieces_of
+from imageopsd.model.errors import TemporaryFailure
 from imageopsd.model.image import CustomerEncryptionKey, Image, RawDisk
 from imageopsd.model.secret import Secret
 from imageopsd.ports import Keeper
@@ -94,6 +100,25 @@ async def test_an_export_gives_every_byte_and_hole_back(backend: LocalBackend, t
     assert same_bytes(source, image_dir(tmp_path / "data", 8) / "disk.raw")
 
 
+@pytest.mark.parametrize("most", [2, 7, 61, 62])
+async def test_a_disk_in_too_many_pieces_is_exported_in_fewer(
+    backend: LocalBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """With more entries than an import takes, what was exported could not be imported again."""
+    source = disk(tmp_path / "disk.raw", GIB, FRAGMENTS)
+    await backend.insert_image(import_task(archives.sparse(source, tmp_path / "a.tar.gz")), Notes())
+    for module in ("export", "tar"):
+        monkeypatch.setattr(f"imageopsd.backends.local.{module}.MAX_EXTENTS", most)
+    [kept] = backend.kept()
+    with (tmp_path / "out.tar.gz").open("xb") as target:
+        backend.export(kept, target, packed=True)
+    await backend.insert_image(import_task(tmp_path / "out.tar.gz", number=8), Notes())
+    assert same_bytes(source, image_dir(tmp_path / "data", 8) / "disk.raw")
+    (tmp_path / "gnu").mkdir()
+    subprocess.run(["tar", "-C", tmp_path / "gnu", "-xzSf", tmp_path / "out.tar.gz"], check=True)
+    assert same_bytes(source, tmp_path / "gnu" / "disk.raw")
+
+
 async def test_an_export_into_a_stream_has_zeros_for_holes(backend: LocalBackend, tmp_path: Path) -> None:
     small = disk(tmp_path / "s.raw", GIB, [(5 * MIB, b"data")])
     await backend.insert_image(import_task(archives.sparse(small, tmp_path / "a.tar.gz")), Notes())
@@ -132,8 +157,116 @@ async def test_what_dead_operations_left_is_swept(backend: LocalBackend, tmp_pat
         (data / name / "file").write_bytes(b"x")
 
     assert backend.staged() == {"5", "6"}
-    backend.sweep({"5"})
-    assert sorted(os.listdir(data / "staging") + os.listdir(data / "trash")) == ["6"]
+    await backend.forget("5")
+    assert os.listdir(data / "staging") == ["6"]
+    assert backend.empty_trash(Event()) == {}
+    assert os.listdir(data / "trash") == []
     await backend.forget("6")
     await backend.forget("7")
     assert backend.staged() == set()
+
+
+@contextmanager
+def stuck(directory: Path) -> Iterator[None]:
+    """While something in it cannot be removed, by root neither."""
+    directory.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", directory], capture_output=True, text=True, check=False
+    )
+    need(mounted.returncode == 0, f"this machine cannot mount a tmpfs: {mounted.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", directory], check=False)
+
+
+async def test_a_delete_is_over_when_the_image_is_gone_whatever_becomes_of_its_bytes(
+    backend: LocalBackend, tmp_path: Path
+) -> None:
+    data, tasks = tmp_path / "data", [import_task(archives.small(tmp_path / f"{n}.tar.gz"), n) for n in (7, 8)]
+    for task in tasks:
+        await backend.insert_image(task, Notes())
+    with stuck(image_dir(data) / "stuck"):
+        for task in tasks:
+            await backend.delete_image(delete_task(task), Notes())
+        assert list(backend.kept()) == []
+        [trashed] = data.glob("trash/7.*")
+        try:
+            # what can be removed is, and what cannot is told
+            assert backend.empty_trash(Event()) == {f"trash/{trashed.name}": os.strerror(errno.EBUSY)}
+            assert os.listdir(data / "trash") == [trashed.name]
+        finally:
+            subprocess.run(["umount", trashed / "stuck"], check=True)
+    assert backend.empty_trash(Event()) == {}
+    assert os.listdir(data / "trash") == []
+
+
+async def test_an_image_whose_delete_cannot_be_made_safe_is_where_it_was(
+    backend: LocalBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = import_task(archives.small(tmp_path / "a.tar.gz"))
+    await backend.insert_image(task, Notes())
+
+    def fail(directory: Path) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(layout, "_sync_directory", fail)
+    with pytest.raises(TemporaryFailure) as failure:
+        await backend.delete_image(delete_task(task), Notes())
+
+    assert failed(failure)[:2] == ("STORAGE_UNAVAILABLE", 503)
+    assert backend.keeps(PROJECT, task.image)
+    assert os.listdir(tmp_path / "data" / "trash") == []
+
+
+async def test_what_is_no_image_is_told_apart_and_hides_none(backend: LocalBackend, tmp_path: Path) -> None:
+    await backend.insert_image(import_task(archives.small(tmp_path / "a.tar.gz")), Notes())
+    images = tmp_path / "data" / "images"
+    (images / "README").write_text("a stray file")
+    (images / PROJECT / "notes.txt").write_text("another")
+    (images / PROJECT / "8").write_text("a file with an id")
+
+    assert [kept.id for kept in backend.kept()] == [7]
+    assert backend.strays() == {
+        "images/README": os.strerror(errno.ENOTDIR),
+        f"images/{PROJECT}/notes.txt": "its name is no id",
+        f"images/{PROJECT}/8": "it is no directory",
+    }
+
+
+async def test_what_is_deleted_while_it_is_verified_is_not_damaged(backend: LocalBackend, tmp_path: Path) -> None:
+    task = import_task(archives.small(tmp_path / "a.tar.gz"))
+    await backend.insert_image(task, Notes())
+    [kept] = backend.kept()
+    disk = image_dir(tmp_path / "data") / "disk.raw"
+    for at in (0, 8 * MIB):
+        with disk.open("r+b") as file:
+            file.seek(at)
+            file.write(b"damage")
+    found = backend.damage(kept)
+    assert next(found) == "block 0 (bytes 0 to 4194303) differs"
+    await backend.delete_image(delete_task(task), Notes())
+    with pytest.raises(FileNotFoundError):
+        next(found)
+    with pytest.raises(FileNotFoundError):
+        list(backend.damage(kept))
+
+
+async def test_reading_for_digests_leaves_nothing_in_the_page_cache(tmp_path: Path) -> None:
+    path = disk(tmp_path / "disk.raw", 16 * MIB, [(0, os.urandom(8 * MIB))])
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+        if not in_cache(descriptor, MIB):
+            pytest.skip("the file system does not tell what is in the page cache")
+        assert sum(piece.end - piece.start for piece in pieces_of(descriptor)) == 8 * MIB
+        assert not any(in_cache(descriptor, at) for at in range(0, 8 * MIB, MIB))
+    finally:
+        os.close(descriptor)
+
+
+def in_cache(descriptor: int, at: int) -> bool:
+    try:
+        return os.preadv(descriptor, [bytearray(4096)], at, os.RWF_NOWAIT) == 4096
+    except OSError:  # EAGAIN; EOPNOTSUPP
+        return False

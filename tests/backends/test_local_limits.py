@@ -1,6 +1,7 @@
 """Limits of the operator's that are not about a single archive's form."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 import anyio
@@ -15,8 +16,9 @@ from tests.backends.test_local_sources import LOOPBACK, serving
 
 from imageopsd.backends.local import LocalBackend
 from imageopsd.backends.local.turns import Turns
-from imageopsd.model.errors import NotYet, PermanentFailure
-from imageopsd.model.image import RawDisk
+from imageopsd.model.errors import NotYet, PermanentFailure, ReservationExceeded
+from imageopsd.model.image import Int64, RawDisk
+from imageopsd.model.quota import Metric
 
 
 @pytest.mark.parametrize("make", [archives.dense, archives.sparse])
@@ -75,6 +77,33 @@ async def test_an_import_waits_for_its_turn_without_a_trace(tmp_path: Path) -> N
             opened.set()
         await backend.insert_image(insert_task(8, raw_disk=raw), Notes())
     assert len(list((tmp_path / "data").glob("images/*/*"))) == 2
+
+
+@pytest.mark.parametrize("make", [archives.dense, archives.sparse])
+@pytest.mark.parametrize(("asked", "size"), [(None, 2 * GIB - 1), (2, 64 * 1024)], ids=["large", "asked for"])
+async def test_an_image_larger_than_what_was_left_is_refused_by_its_header(
+    tmp_path: Path, make: Callable[..., Path], asked: int | None, size: int
+) -> None:
+    archive = make(disk(tmp_path / "d.raw", size, [(0, b"x")]), tmp_path / "a.tar.gz")
+    task = import_task(archive, disk_size_gb=asked and Int64(asked))
+    async with LocalBackend(LocalBackend.Options(allow_files=(str(tmp_path),)), tmp_path / "data") as backend:
+        with pytest.raises(ReservationExceeded) as failure:
+            await backend.insert_image(msgspec.structs.replace(task, reserved_gb=1, reserved_bytes=0), Notes())
+        message = "The image would have 2 GB, more than the 1 GB that were left for it."
+        assert (failed(failure), failure.value.metric) == (("RESERVATION_EXCEEDED", 403, message), Metric.IMAGE_GB)
+        assert nothing_remains(tmp_path / "data")
+        await backend.insert_image(msgspec.structs.replace(task, reserved_gb=2), Notes())
+
+
+async def test_a_copy_is_held_to_what_was_left_as_well(tmp_path: Path) -> None:
+    source = import_task(archives.small(tmp_path / "a.tar.gz"))
+    copy = insert_task(8, "copy", source_image=source.image.self_link)
+    copy = msgspec.structs.replace(copy, source=source.image, reserved_gb=0)
+    async with LocalBackend(LocalBackend.Options(allow_files=(str(tmp_path),)), tmp_path / "data") as backend:
+        await backend.insert_image(source, Notes())
+        with pytest.raises(ReservationExceeded):
+            await backend.insert_image(copy, Notes())
+        await backend.insert_image(msgspec.structs.replace(copy, reserved_gb=1), Notes())
 
 
 @pytest.mark.parametrize(("reserved", "fits"), [(8 * 64 * 1024, True), (8 * 64 * 1024 - 1, False)])

@@ -1,7 +1,9 @@
 """A transfer that breaks goes on where it broke: in the same try, in a later one, and after a crash."""
 
 import asyncio
+import errno
 import gzip
+import os
 import random
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -25,11 +27,12 @@ from tests.backends.test_local_sources import LOOPBACK, serving
 from yarl import URL
 
 from imageopsd.backends.local import LocalBackend
+from imageopsd.backends.local.disk import Disk
 from imageopsd.backends.local.sources import http
 from imageopsd.backends.local.sources.ranges import Version
 from imageopsd.backends.local.sources.source import SourceChanged
 from imageopsd.backends.local.spool import JOURNAL, PART, Mark, Spool
-from imageopsd.model.errors import BackendFailure, PermanentFailure, TemporaryFailure
+from imageopsd.model.errors import BackendFailure, NoRoom, PermanentFailure, TemporaryFailure
 from imageopsd.model.image import ImageFacts, RawDisk
 
 SIZE = 4 * MIB
@@ -243,6 +246,27 @@ async def test_an_interrupted_import_keeps_what_it_has(tmp_path: Path, data: Pat
     assert server.asked[-1].range is not None
     assert 0 < server.asked[-1].sent < len(body)
     assert same_bytes(tmp_path / "a.tar.raw", imported(data))
+
+
+@pytest.mark.parametrize(("number", "kind"), [(errno.EIO, TemporaryFailure), (errno.ENOSPC, NoRoom)])
+async def test_a_disk_that_fails_in_the_middle_keeps_what_was_fetched(
+    tmp_path: Path, data: Path, body: bytes, monkeypatch: pytest.MonkeyPatch, number: int, kind: type[Exception]
+) -> None:
+    def fail(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    server = Ranged(body, whole, whole)
+    async with serving(server.serve) as url:
+        with monkeypatch.context() as broken:
+            broken.setattr(Disk, "finish", fail)
+            with pytest.raises(kind):
+                await take(data, url)
+        await take(data, url)
+
+    assert server.asked[-1].range is not None
+    assert server.asked[-1].sent < len(body) / 2
+    assert same_bytes(tmp_path / "a.tar.raw", imported(data))
+    assert list(data.glob("staging/*")) == []
 
 
 async def test_a_part_that_was_damaged_on_disk_is_not_used(tmp_path: Path, data: Path, body: bytes) -> None:

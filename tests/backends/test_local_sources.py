@@ -22,12 +22,12 @@ from yarl import URL
 
 from imageopsd.backends.local import LocalBackend
 from imageopsd.backends.local.intake import largest_archive
-from imageopsd.backends.local.sources.buckets import CloudStorageObject, cloud_storage_object
 from imageopsd.backends.local.sources.http import _next_hop
 from imageopsd.backends.local.sources.network import NetworkPolicy
 from imageopsd.model.durations import Seconds
 from imageopsd.model.errors import BackendFailure, PermanentFailure, TemporaryFailure
 from imageopsd.model.image import ImageFacts, RawDisk
+from imageopsd.model.sources import CloudStorageObject, cloud_storage_object
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 LOOPBACK = ("127.0.0.1/32",)
@@ -354,7 +354,7 @@ async def test_headers_that_drip_are_given_up(tmp_path: Path) -> None:
                 total_timeout=Seconds(5),
             )
         await gone.wait()
-    assert failed(failure)[2] == f"The source '{url}' could not be read: it did not answer in time."
+    assert failed(failure)[2] == f"The source '{url}' could not be read: no HTTP answer from its host."
 
 
 def endless(head: bytes, block: bytes) -> Handler:
@@ -476,7 +476,7 @@ async def test_a_server_that_is_not_there_may_come_back(tmp_path: Path) -> None:
     assert failed(failure) == (
         "SOURCE_UNAVAILABLE",
         503,
-        f"The source '{url}' could not be read: no connection to its host.",
+        f"The source '{url}' could not be read: no HTTP answer from its host.",
     )
 
 
@@ -655,6 +655,8 @@ OBJECT_URLS = [
     "https://www.googleapis.com/storage/v1/b/b/o/deep%2Fer%2Fa%20b.tar.gz",
     "https://storage.googleapis.com/storage/v1/b/b/o/deep%2Fer%2Fa%20b.tar.gz?alt=media",
     "https://storage.googleapis.com/download/storage/v1/b/b/o/deep%2Fer%2Fa%20b.tar.gz",
+    "HTTPS://Storage.GoogleAPIs.com.:443/b/deep/er/a%20b.tar.gz",
+    "GS://b/deep/er/a b.tar.gz",
 ]
 
 

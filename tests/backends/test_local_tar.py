@@ -1,16 +1,21 @@
 """The tar reader by itself, fed with what nobody would think of."""
 
-from itertools import pairwise
+import subprocess
+import sys
+from collections.abc import Iterator
+from itertools import islice, pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.backends.archives import END, GIB, extension, header, member
 
-from imageopsd.backends.local.tar import Piece, TarReader
+from imageopsd.backends.local.tar import MAX_EXTENTS, Piece, TarReader
 from imageopsd.model.errors import PermanentFailure
 
 BLOCK = 512
+ROOT = Path(__file__).parents[2]
 
 
 def sparse_tar(extents: list[tuple[int, bytes]], size: int) -> bytes:
@@ -109,3 +114,51 @@ def test_a_sparse_map_without_end_is_refused(monkeypatch: pytest.MonkeyPatch, le
     archive = first + b"".join(extension(entries, extended=True) for entries in more)
     with pytest.raises(PermanentFailure, match="more than 100 entries"):
         list(reader.feed(archive))
+
+
+def map_of(count: int) -> Iterator[bytes]:
+    """A header and the extensions of a map with so many extents, each a block with a hole before it; all of it would
+    be 24 bytes an extent."""
+    places = ((2 * number + 1) * BLOCK for number in range(count))
+    first = [(start, BLOCK) for start in islice(places, 4)]
+    yield header(kind=b"S", sparse_map=first, extended=True, size=count * BLOCK, real_size=2 * count * BLOCK)
+    part = [(start, BLOCK) for start in islice(places, 21)]
+    while part:
+        following = [(start, BLOCK) for start in islice(places, 21)]
+        yield extension(part, extended=bool(following))
+        part = following
+
+
+def read_map(count: int) -> int:
+    """For a process of its own: by how many bytes the reading of such a map raises its peak."""
+    reader, before = TarReader(2048 * GIB), peak()
+    for block in map_of(count):
+        assert list(reader.feed(block)) == []
+    grown = peak() - before
+    pieces = [(piece.offset, piece.end - piece.start) for piece in reader.feed(bytes(2 * BLOCK))]
+    assert pieces == [(BLOCK, BLOCK), (3 * BLOCK, BLOCK)]
+    return grown
+
+
+def peak() -> int:
+    """Bytes; not ru_maxrss, which begins with that of the parent."""
+    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:")]
+    return int(line.split()[1]) * 1024
+
+
+def test_a_map_of_a_million_extents_takes_little_memory() -> None:
+    code = f"from {__name__} import read_map; print(read_map({MAX_EXTENTS}))"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, check=True)
+    assert 8 * 1024**2 < int(run.stdout) < 32 * 1024**2
+
+
+def test_a_map_of_millions_of_extents_is_refused_when_it_has_too_many() -> None:
+    reader, blocks = TarReader(2048 * GIB), map_of(3_000_000)
+
+    def feed_all() -> None:
+        for block in blocks:
+            assert list(reader.feed(block)) == []
+
+    with pytest.raises(PermanentFailure, match="Its sparse map has more than 1000000 entries"):
+        feed_all()
+    assert next(blocks)  # nobody read the other two millions

@@ -3,9 +3,11 @@
 import asyncio
 import json
 import os
+import subprocess
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import msgspec
@@ -22,18 +24,23 @@ from tests.backends.contract import (
     insert_task,
     machine_image_task,
 )
-from tests.backends.test_local import empty
 from tests.contract.validate import SCHEMAS, assert_valid
 
 from imageopsd.backends.local import LocalBackend
-from imageopsd.backends.local.instances import Instance
+from imageopsd.backends.local.instances import AttachedDisk, Instance
+from imageopsd.backends.local.saved import (
+    ONLY_ATTACHED,
+    ONLY_INSTANCE_PROPERTIES,
+    ONLY_SAVED,
+    ONLY_SOURCE_PROPERTIES,
+)
 from imageopsd.backends.simulated import Script, SimulatedBackend, Step
 from imageopsd.model.durations import Seconds
-from imageopsd.model.errors import PermanentFailure, TemporaryFailure
+from imageopsd.model.errors import InvalidRequest, PermanentFailure, TemporaryFailure
 from imageopsd.model.image import encode_hook
 from imageopsd.model.machine_image import MachineImageParams, MachineImageTask, published
 from imageopsd.model.operation import Record
-from imageopsd.ports import InsertTask
+from imageopsd.ports import InsertTask, MachineImagePatchTask
 
 ZONE = f"projects/{PROJECT}/zones/z"
 LINK = "https://www.googleapis.com/compute/v1"
@@ -63,6 +70,18 @@ INSTANCE: dict[str, Any] = {
         }
     ],
     "scheduling": {"automaticRestart": True, "preemptible": False, "maxRunDuration": {"seconds": 3600}},
+    "shieldedInstanceConfig": {"enableSecureBoot": True, "enableVtpm": False},
+    "advancedMachineFeatures": {"threadsPerCore": 1, "performanceMonitoringUnit": "STANDARD"},
+    "reservationAffinity": {"consumeReservationType": "SPECIFIC_RESERVATION", "key": "k", "values": ["r"]},
+    "resourcePolicies": [f"{LINK}/projects/{PROJECT}/regions/r/resourcePolicies/daily"],
+    "confidentialInstanceConfig": {
+        "confidentialInstanceType": "SEV_SNP",
+        "confidentialParavisorConfig": {"confidentialTpmType": "EPHEMERAL"},
+    },
+    "networkPerformanceConfig": {"totalEgressBandwidthTier": "TIER_1"},
+    "privateIpv6GoogleAccess": "INHERIT_FROM_SUBNETWORK",
+    "workloadIdentityConfig": {"identity": "i", "identityCertificateEnabled": True},
+    "deletionProtection": True,
     "serviceAccounts": [{"email": "a@b", "scopes": ["https://www.googleapis.com/auth/cloud-platform"]}],
     "disks": [
         {
@@ -74,6 +93,10 @@ INSTANCE: dict[str, Any] = {
             "architecture": "X86_64",
             "diskSizeGb": "10",
             "guestOsFeatures": [{"type": "UEFI_COMPATIBLE"}],
+            "licenses": ["projects/debian-cloud/global/licenses/debian-12", "global/licenses/ours"],
+            "diskType": "pd-ssd",
+            "savedState": "PRESERVED",
+            "shieldedInstanceInitialState": {"dbs": [{"content": "Y2VydA==", "fileType": "X509"}]},
             "initializeParams": {"sourceImage": "global/images/x"},
         },
         {
@@ -125,7 +148,7 @@ def bundle(data: Path, number: int = 7) -> Path:
 
 
 def nothing_remains(data: Path) -> bool:
-    return [path for name in ("*images/*/*", "staging/*", "trash/*") for path in data.glob(name)] == []
+    return [path for name in ("*images/*/*", "staging/*") for path in data.glob(name)] == []
 
 
 async def refusal(backend: LocalBackend, task: MachineImageTask | None = None) -> tuple[str, int, str]:
@@ -153,7 +176,7 @@ class TestLocalBackend(MachineImageContract):
         return [(path, path.read_bytes()) for path in self.data.glob("machine-images/*/*/manifest.json")]
 
     def leftovers(self, backend: LocalBackend) -> list[Any]:
-        return [*self.data.glob("staging/*"), *self.data.glob("trash/*")]
+        return [*self.data.glob("staging/*")]
 
 
 class TestLocalBackendWithADiskAsSource(BackendContract):
@@ -174,7 +197,7 @@ class TestLocalBackendWithADiskAsSource(BackendContract):
         return [(path, path.read_bytes()) for path in self.data.glob("images/*/*/manifest.json")]
 
     def leftovers(self, backend: LocalBackend) -> list[Any]:
-        return [*self.data.glob("staging/*"), *self.data.glob("trash/*")]
+        return [*self.data.glob("staging/*")]
 
 
 class TestSimulatedBackend(MachineImageContract):
@@ -262,11 +285,19 @@ async def test_the_properties_are_the_instances_in_the_shape_of_the_contract(bac
     kept = ("canIpForward", "description", "labels", "metadata", "serviceAccounts", "tags")
     network = {name: value for name, value in INSTANCE["networkInterfaces"][0].items() if not name.startswith("inv")}
     stored = [str(disk["storageBytes"]) for disk in facts.saved_disks]
-    assert shown["sourceInstanceProperties"] == {
+    licenses = [
+        f"{LINK}/projects/debian-cloud/global/licenses/debian-12",
+        f"{LINK}/projects/{PROJECT}/global/licenses/ours",
+    ]
+    common = {
         **{name: INSTANCE[name] for name in kept},
         "machineType": "e2-medium",
         "networkInterfaces": [network],
         "scheduling": {"automaticRestart": True, "preemptible": False, "maxRunDuration": {"seconds": "3600"}},
+    }
+    assert shown["sourceInstanceProperties"] == {
+        **common,
+        "deletionProtection": True,
         "disks": [
             {
                 "kind": "compute#savedAttachedDisk",
@@ -279,6 +310,8 @@ async def test_the_properties_are_the_instances_in_the_shape_of_the_contract(bac
                 "type": "PERSISTENT",
                 "diskSizeGb": "1",
                 "guestOsFeatures": [{"type": "UEFI_COMPATIBLE"}],
+                "licenses": licenses,
+                "diskType": "pd-ssd",
                 "storageBytes": stored[0],
                 "storageBytesStatus": "UP_TO_DATE",
             },
@@ -295,6 +328,26 @@ async def test_the_properties_are_the_instances_in_the_shape_of_the_contract(bac
                 "diskEncryptionKey": {"sha256": "aGFzaA=="},
                 "storageBytes": stored[1],
                 "storageBytesStatus": "UP_TO_DATE",
+            },
+        ],
+    }
+    boot, other = shown["sourceInstanceProperties"]["disks"]
+    assert shown["instanceProperties"] == {
+        **common,
+        **{name: INSTANCE[name] for name in ONLY_INSTANCE_PROPERTIES & INSTANCE.keys()},
+        "disks": [
+            {
+                **{
+                    name: value for name, value in boot.items() if name != "diskType" and not name.startswith("storage")
+                },
+                "kind": "compute#attachedDisk",
+                "architecture": "X86_64",
+                "savedState": "PRESERVED",
+                "shieldedInstanceInitialState": {"dbs": [{"content": "Y2VydA==", "fileType": "X509"}]},
+            },
+            {
+                **{name: value for name, value in other.items() if not name.startswith("storage")},
+                "kind": "compute#attachedDisk",
             },
         ],
     }
@@ -322,7 +375,7 @@ async def test_a_disks_raw_key_is_nowhere(backend: LocalBackend, data: Path) -> 
 
 
 FIELDS_OF_DISKS = {"index", "kind", "storageBytes", "storageBytesStatus"}
-"""What a SavedAttachedDisk has from elsewhere than the instance."""
+"""What an AttachedDisk or a SavedAttachedDisk has from elsewhere than the instance."""
 
 
 def test_every_field_that_the_contract_has_is_read() -> None:
@@ -330,6 +383,8 @@ def test_every_field_that_the_contract_has_is_read() -> None:
 
     def compare(path: str, fields: dict[str, Any], known: dict[str, Any], defs: dict[str, Any]) -> None:
         for name, field in fields.items():
+            if field.get("input_only"):
+                continue
             if path.endswith("disks") and name in FIELDS_OF_DISKS:
                 continue
             if path.endswith("diskEncryptionKey") and name in ("rawKey", "rsaEncryptedKey"):
@@ -338,7 +393,7 @@ def test_every_field_that_the_contract_has_is_read() -> None:
                 missing.append(f"{path}.{name}")
                 continue
             inner = field.get("items", field)
-            below = SCHEMAS[inner["ref"]] if "ref" in inner else inner.get("props")
+            below = SCHEMAS["v1"][inner["ref"]] if "ref" in inner else inner.get("props")
             if below:
                 compare(f"{path}.{name}", below, properties(known[name], defs), defs)
 
@@ -348,9 +403,19 @@ def test_every_field_that_the_contract_has_is_read() -> None:
         return defs[part["$ref"].rpartition("/")[2]]["properties"] if "$ref" in part else part["properties"]
 
     schema = msgspec.json.schema(Instance, schema_hook=lambda _: {"type": "string"})
-    compare("", SCHEMAS["SourceInstanceProperties"], properties(schema, schema["$defs"]), schema["$defs"])
+    for kind in ("SourceInstanceProperties", "InstanceProperties"):
+        compare("", SCHEMAS["v1"][kind], properties(schema, schema["$defs"]), schema["$defs"])
     assert missing == []
     assert issubclass(Instance, Record)
+
+
+def test_each_form_of_an_instance_has_what_the_contract_gives_it() -> None:
+    source, plain = (SCHEMAS["v1"][kind].keys() for kind in ("SourceInstanceProperties", "InstanceProperties"))
+    saved, attached = (SCHEMAS["v1"][kind].keys() for kind in ("SavedAttachedDisk", "AttachedDisk"))
+    known = {field.encode_name for field in msgspec.structs.fields(Instance)}
+    assert (known - source - {"name"}, known - plain - {"name"}) == (ONLY_INSTANCE_PROPERTIES, ONLY_SOURCE_PROPERTIES)
+    known = {field.encode_name for field in msgspec.structs.fields(AttachedDisk)}
+    assert (known - saved, known - attached) == (ONLY_ATTACHED, ONLY_SAVED)
 
 
 async def test_the_manifest_tells_what_the_machine_image_is(backend: LocalBackend, data: Path) -> None:
@@ -398,6 +463,7 @@ async def test_a_scratch_disk_is_described_and_not_copied(backend: LocalBackend,
     facts = await backend.insert_machine_image(machine_image_task(), notes)
     assert [disk["type"] for disk in facts.properties["disks"]] == ["PERSISTENT", "SCRATCH"]
     assert_valid("SourceInstanceProperties", facts.properties)
+    assert_valid("InstanceProperties", facts.instance_properties)
     assert [disk["sourceDisk"] for disk in facts.saved_disks] == [f"{LINK}/{ZONE}/disks/boot"]
     assert [path.name for path in bundle(data).glob("*.raw")] == ["disk-0.raw"]
     (warning,) = notes.warnings
@@ -550,6 +616,32 @@ async def test_disks_that_change_meanwhile_are_no_consistent_bundle(
     assert nothing_remains(data)
 
 
+async def test_new_labels_are_found_again_where_its_disks_lie(backend: LocalBackend) -> None:
+    task = machine_image_task(labels={"a": "old"})
+    facts = await backend.insert_machine_image(task, Notes())
+    before = published(task.machine_image, facts)
+    after = msgspec.structs.replace(before, labels={"b": "new"})
+    await backend.patch_machine_image(MachineImagePatchTask("8", PROJECT, before, after), Notes())
+    [kept] = backend.kept()
+    assert (kept.operation, kept.resource, list(backend.damage(kept))) == (task.operation_id, after, [])
+
+
+async def test_a_machine_image_that_is_gone_cannot_be_patched(backend: LocalBackend, data: Path) -> None:
+    wanted = machine_image_task().machine_image
+    with pytest.raises(PermanentFailure) as failure:
+        await backend.patch_machine_image(MachineImagePatchTask("8", PROJECT, wanted, wanted), Notes())
+    message = "The resource 'projects/p/global/machineImages/bundle' was not found"
+    assert failed(failure) == ("RESOURCE_NOT_FOUND", 404, message)
+    assert nothing_remains(data)
+
+
+async def test_all_disks_together_take_no_more_than_was_left(backend: LocalBackend, data: Path) -> None:
+    held = sum(len(content) for _, content in [*BOOT, *DATA])
+    task = msgspec.structs.replace(machine_image_task(), reserved_bytes=held // 2)
+    assert (await refusal(backend, task))[:2] == ("RESERVATION_EXCEEDED", 403)
+    assert nothing_remains(data)
+
+
 async def test_a_full_disk_leaves_nothing(resources: Path, data: Path) -> None:
     options = LocalBackend.Options(resources_dir=str(resources), free_space_margin=2**60)
     async with LocalBackend(options, data) as backend:
@@ -626,13 +718,14 @@ async def test_a_delete_that_a_dead_process_began_is_ended(backend: LocalBackend
     assert nothing_remains(data)
 
 
-async def test_starting_empties_the_trash_and_keeps_bundles(backend: LocalBackend, data: Path) -> None:
+async def test_a_deleted_bundle_is_freed_and_the_others_stay(backend: LocalBackend, data: Path) -> None:
     await backend.insert_machine_image(machine_image_task(6), Notes())
     await backend.insert_machine_image(machine_image_task(7), Notes())
-    bundle(data, 6).rename(data / "trash" / "6")
-    async with LocalBackend(LocalBackend.Options(), data):
-        assert len(list(bundle(data, 7).glob("*.raw"))) == 2
-        await empty(data / "trash")
+    await backend.delete_machine_image(delete_task(machine_image_task(6)), Notes())
+    assert [path.name.partition(".")[0] for path in data.glob("trash/*")] == ["6"]
+    assert backend.empty_trash(Event()) == {}
+    assert [*data.glob("trash/*")] == []
+    assert len(list(bundle(data, 7).glob("*.raw"))) == 2
 
 
 # ------------------------------------------------------------------------------- images of disks and snapshots
@@ -697,3 +790,44 @@ async def test_a_disk_that_changes_meanwhile_makes_an_image_by_force(
     forced = msgspec.structs.replace(insert_task(source_disk=f"{ZONE}/disks/boot"), force=True)
     await backend.insert_image(forced, Writing(disk))
     assert same_bytes(data / "images" / PROJECT / "7" / "disk.raw", disk)
+
+
+# ------------------------------------------------------------------------------------------------ the way out
+
+
+@pytest.mark.parametrize(
+    ("disk", "file", "size"), [("0", "boot", GIB), ("boot", "boot", GIB), ("data", "data", 64 * MIB)]
+)
+@pytest.mark.parametrize("packed", [False, True])
+async def test_each_disk_of_a_bundle_comes_out_as_it_went_in(
+    backend: LocalBackend, resources: Path, tmp_path: Path, disk: str, file: str, size: int, packed: bool
+) -> None:
+    await backend.insert_machine_image(machine_image_task(), Notes())
+    [kept] = backend.kept()
+    out = tmp_path / "out"
+    with out.open("xb") as target:
+        backend.export(kept, target, packed=packed, disk=disk)
+    if packed:
+        (tmp_path / "unpacked").mkdir()
+        subprocess.run(["tar", "-C", tmp_path / "unpacked", "-xzSf", out], check=True)
+        out = tmp_path / "unpacked" / "disk.raw"
+    assert out.stat().st_size == size
+    assert same_bytes(resources / ZONE / f"disks/{file}.raw", out)
+
+
+@pytest.mark.parametrize("disk", [None, "2", "nobody", ""])
+async def test_which_disk_must_be_clear(backend: LocalBackend, tmp_path: Path, disk: str | None) -> None:
+    await backend.insert_machine_image(machine_image_task(), Notes())
+    [kept] = backend.kept()
+    with (tmp_path / "out").open("xb") as target, pytest.raises(InvalidRequest) as refused:
+        backend.export(kept, target, packed=False, disk=disk)
+    assert refused.value.message == "Expected the number or the device name of one of its disks: 0 (boot), 1 (data)."
+
+
+async def test_the_only_disk_needs_no_name(backend: LocalBackend, resources: Path, tmp_path: Path) -> None:
+    describe(resources, with_disks(INSTANCE["disks"][0]))
+    await backend.insert_machine_image(machine_image_task(), Notes())
+    [kept] = backend.kept()
+    with (tmp_path / "out").open("xb") as target:
+        backend.export(kept, target, packed=False)
+    assert same_bytes(resources / ZONE / "disks/boot.raw", tmp_path / "out")

@@ -18,6 +18,7 @@ from imageopsd.config.settings import Worker
 from imageopsd.engine.bus import EventBus
 from imageopsd.engine.machine import Machine
 from imageopsd.keys import Keyring
+from imageopsd.model.access import LOCAL
 from imageopsd.model.durations import Seconds
 from imageopsd.model.events import Change, Happening
 from imageopsd.model.image import Image, RawDisk
@@ -58,7 +59,7 @@ class Engine:
 
     async def submit(self, name: str) -> Operation:
         image = Image(name=name, raw_disk=RawDisk(source="https://host/i.tar.gz"))
-        return await self._ops.submit(InsertImage(project=PROJECT, request_id=str(uuid4()), image=image), user="bench")
+        return await self._ops.submit(InsertImage(project=PROJECT, request_id=str(uuid4()), image=image), by=LOCAL)
 
     @asynccontextmanager
     async def all_ended(self, operations: int) -> AsyncIterator[None]:

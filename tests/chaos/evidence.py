@@ -382,8 +382,7 @@ def _check_files(
         if not same_bytes(disks[image["rawDisk"]["source"].rpartition("/")[2]], place / "disk.raw"):
             verdict.untrue.append(f"image {image_id} has other bytes than its source")
     verdict.doubled += [f"{maker} has made {count} images" for maker, count in makers.items() if count > 1]
-    left = [*data_dir.glob("staging/*"), *data_dir.glob("trash/*")]
-    verdict.untrue += [f"left over: {path}" for path in left]
+    verdict.untrue += [f"left over: {path}" for path in data_dir.glob("staging/*")]
 
 
 def _as_read(record: Json) -> Json:

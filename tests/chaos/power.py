@@ -25,6 +25,7 @@ from imageopsd.engine.gate import Gate
 from imageopsd.engine.imageops import ImageOps
 from imageopsd.engine.intake import Intake
 from imageopsd.engine.worker import Worker
+from imageopsd.model.access import LOCAL
 from imageopsd.model.durations import Seconds
 from imageopsd.model.image import Image, ImagePatch, RawDisk
 from imageopsd.model.names import IdSource
@@ -97,7 +98,7 @@ class Load:
             if step % 4 == 3:
                 request = DeleteImage(project="p", image=name, request_id=request_id)
             try:
-                accepted = await ops.submit(request, user="test")
+                accepted = await ops.submit(request, by=LOCAL)
             except Exception:
                 continue
             self._promise(accepted)

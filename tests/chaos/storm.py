@@ -40,8 +40,9 @@ SLOW = ("spool.", "mark.")
 SLOW_PATIENCE = 6.0
 ONLY_LOCAL = ("disk.", "blocks.", "manifest.", "directory.", "publish.", "remove.", "rewrite.", "sweep.", *SLOW)
 ONLY_SIMULATED = ("effect.",)
-ELSEWHERE = ("window.", "seals.", "key.")
-"""Large disks and customers' keys, which nobody here has: `tests/acceptance` kills there."""
+ELSEWHERE = ("window.", "seals.", "key.", "restore.")
+"""Large disks and customers' keys, which nobody here has: `tests/acceptance` kills there; and what only a file system
+that fails comes by."""
 
 FIRST = ["migrate.commit.before", "migrate.commit.after"]
 """Only a first life comes by there."""

@@ -52,7 +52,9 @@ PROMISES = {"fsync", "fdatasync", "rename", "renames", "replace", "link", "hardl
 
 def test_whatever_makes_something_last_stands_between_two_crash_points() -> None:
     package = Path(__file__).parents[2] / "daemon" / "imageopsd"
-    found = {path: list(promises(ast.parse(path.read_text()))) for path in package.rglob("*.py")}
+    # what a command has written for its user, nobody goes on with
+    daemon = (path for path in package.rglob("*.py") if path.parent.name != "cli")
+    found = {path: list(promises(ast.parse(path.read_text()))) for path in daemon}
     assert sum(map(len, found.values())) > 12
     bare = [
         f"{path.relative_to(package)}:{line}" for path, lines in found.items() for line, about in lines if not about

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from tests.contract.answers import answer_problems, assert_answer
 from tests.contract.validate import problems
 
 KIND = {"kind": "compute#operation"}
@@ -49,3 +50,47 @@ def test_an_operation_that_is_none_is_told_by_path_and_reason(value: Any, expect
 )
 def test_an_image_that_is_none_is_told_by_path_and_reason(fields: dict[str, Any], expected: list[str]) -> None:
     assert expected == list(problems("Image", {"kind": "compute#image", **fields}))
+
+
+IMAGE = {"kind": "compute#image", "name": "i"}
+
+
+@pytest.mark.parametrize("version", ["v1", "beta"])
+@pytest.mark.parametrize(
+    ("method", "path", "value", "problem"),
+    [
+        ("GET", "images/i?alt=json", IMAGE, "Image.colour: not in the schema"),
+        ("GET", "images/family/f", IMAGE, "Image.colour: not in the schema"),
+        ("GET", "images", {"kind": "compute#imageList", "items": [IMAGE]}, "ImageList.colour: not in the schema"),
+        ("POST", "images", KIND, "Operation.colour: not in the schema"),
+        ("POST", "operations/o/cancel", KIND, "Operation.colour: not in the schema"),
+        ("DELETE", "operations/o", {}, "{'colour': 'red'} is not empty"),
+        ("GET", "images/i/getIamPolicy", {"etag": "AAAA"}, "Policy.colour: not in the schema"),
+    ],
+)
+def test_an_answer_is_held_to_what_its_method_returns(
+    version: str, method: str, path: str, value: Any, problem: str
+) -> None:
+    url = f"/compute/{version}/projects/p/global/{path}"
+    assert_answer(method, url, value)
+    assert [problem] == list(answer_problems(method, url, {**value, "colour": "red"}))
+
+
+def test_a_field_of_beta_is_none_of_v1() -> None:
+    image = {**IMAGE, "locked": True}
+    assert_answer("GET", "/compute/beta/projects/p/global/images/i", image)
+    found = answer_problems("GET", "/compute/v1/projects/p/global/images/i", image)
+    assert list(found) == ["Image.locked: not in the schema"]
+
+
+@pytest.mark.parametrize(
+    ("method", "url"),
+    [
+        ("GET", "/compute/v1/projects/p/global/networks"),
+        ("PUT", "/compute/v1/projects/p/global/images/i"),
+        ("GET", "/compute/v2/projects/p"),
+    ],
+)
+def test_what_no_method_stands_for_has_no_good_answer(method: str, url: str) -> None:
+    found = list(answer_problems(method, url, {}))
+    assert found == [f"{method} {url} was answered, but is no method of the discovery document"]

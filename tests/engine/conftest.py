@@ -17,6 +17,7 @@ from imageopsd.engine.deadlines import Deadlines
 from imageopsd.engine.gate import Gate
 from imageopsd.engine.imageops import ImageOps
 from imageopsd.engine.worker import Worker
+from imageopsd.model.access import LOCAL
 from imageopsd.model.events import Change, Happening, Postponed
 from imageopsd.model.image import Image, ImageFacts, ImagePatch, RawDisk
 from imageopsd.model.names import IdSource
@@ -125,7 +126,7 @@ class Engine:
         self.bus = EventBus()
         self.ids = IdSource(node=1)
         self.backlog = Backlog(self.bus, limit=1000)
-        self.verbs = ImageOps(self.through, self.bus, self.ids, clock, backlog=self.backlog)
+        self.verbs = ImageOps(self.through, self.bus, self.ids, clock, room=self.backlog.entering)
         self.ops: Any = Patient(self.verbs) if through else self.verbs
         self.happened: list[Happening] = []
         self.bus.subscribe(self._hear)
@@ -186,15 +187,15 @@ class Engine:
 
     async def insert(self, name: str = "i", *, project: str = "p", request_id: str | None = None) -> Operation:
         image = Image(name=name, raw_disk=RawDisk(source="https://h/i.tar.gz"))
-        return await self.ops.submit(InsertImage(project=project, request_id=request_id, image=image), user="test")
+        return await self.ops.submit(InsertImage(project=project, request_id=request_id, image=image), by=LOCAL)
 
     async def copy(self, name: str, source: str) -> Operation:
         image = Image(name=name, source_image=source)
-        return await self.ops.submit(InsertImage(project="p", image=image), user="test")
+        return await self.ops.submit(InsertImage(project="p", image=image), by=LOCAL)
 
     async def patch(self, name: str = "i", **patch: object) -> Operation:
         change = ImagePatch(**patch)  # type: ignore[arg-type]
-        return await self.ops.submit(PatchImage(project="p", image=name, patch=change), user="test")
+        return await self.ops.submit(PatchImage(project="p", image=name, patch=change), by=LOCAL)
 
     async def done(self, operation: Operation) -> Operation:
         with anyio.fail_after(10):
@@ -221,5 +222,6 @@ async def engine(
     async with SqliteStore(SqliteStore.Options(), tmp_path) as store:
         if seed:
             monkeypatch.setattr(worker, "FLUSH_INTERVAL", 0.01)
+            monkeypatch.setattr(worker, "LOOK_AGAIN", 0)  # the clock stands still, and faults postpone
         yield Engine(store, backend, Clock(), FaultyStore(store, seed) if seed else None)
     backend.close()

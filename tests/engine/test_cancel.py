@@ -1,20 +1,24 @@
 """The end before the effect: cancelled by a caller or a deadline, in every state, and what the record says of it."""
 
+from datetime import datetime
 from http import HTTPStatus
 from itertools import count
 from typing import Any
 
 import anyio
 import pytest
-from tests.engine.conftest import Engine
+from tests.engine.conftest import EXACT, Engine
 
+from imageopsd.model.access import LOCAL, Caller, Scope
 from imageopsd.model.errors import NotFound, NotRepeatable, PermanentFailure, StoreBusy, TemporaryFailure
 from imageopsd.model.events import Cancelled, Reason
 from imageopsd.model.image import Image, ImageStatus, RawDisk
 from imageopsd.model.operation import Operation, Status
 from imageopsd.model.requests import DeleteImage, InsertImage
+from imageopsd.ports import Claim
 
 ANN = Cancelled(Reason.USER, by="ann")
+BEA = Caller("bea", Scope.SUBMIT.implied, frozenset({"p"}))
 BUSY = TemporaryFailure("SOURCE_UNAVAILABLE", "The source answered 503.")
 
 
@@ -83,7 +87,7 @@ async def test_what_is_backing_off_ends_at_once(engine: Engine) -> None:
 async def test_a_delete_that_has_begun_goes_on_to_its_end(engine: Engine) -> None:
     async with engine.working():
         await made(engine)
-        operation = await engine.ops.submit(DeleteImage(project="p", image="i"), user="test")
+        operation = await engine.ops.submit(DeleteImage(project="p", image="i"), by=LOCAL)
         call = await engine.backend.next_call()
         await engine.ops.cancel("p", operation.name, ANN)
         assert not call.cancelled
@@ -97,13 +101,80 @@ async def test_a_delete_that_has_begun_goes_on_to_its_end(engine: Engine) -> Non
 async def test_a_cancelled_delete_that_fails_is_not_tried_again(engine: Engine) -> None:
     async with engine.working():
         await made(engine)
-        operation = await engine.ops.submit(DeleteImage(project="p", image="i"), user="test")
+        operation = await engine.ops.submit(DeleteImage(project="p", image="i"), by=LOCAL)
         call = await engine.backend.next_call()
         await engine.ops.cancel("p", operation.name, ANN)
         call.fail(BUSY)
         ended = await engine.done(operation)
     assert said(ended) == BY_ANN
     assert (await engine.ops.image("p", "i")).status is ImageStatus.READY
+
+
+async def begun(engine: Engine) -> Operation:
+    """A delete whose backend has been called."""
+    await made(engine)
+    operation: Operation = await engine.ops.submit(DeleteImage(project="p", image="i"), by=LOCAL)
+    return operation
+
+
+async def test_a_change_that_is_backing_off_ends_at_once_and_is_not_tried_again(engine: Engine) -> None:
+    async with engine.working():
+        operation = await begun(engine)
+        (await engine.backend.next_call()).fail(BUSY)
+        await engine.until(lambda _: "Deferred" in engine.events_of(operation))
+        ended = await engine.ops.cancel("p", operation.name, ANN)
+        assert said(ended) == BY_ANN
+        engine.clock.advance(1000)
+        assert (await engine.ops.image("p", "i")).status is ImageStatus.READY
+    assert engine.backend.nothing_called()
+
+
+@EXACT
+async def test_a_cancel_that_comes_while_a_failure_is_written_does_not_wait_for_the_next_try(engine: Engine) -> None:
+    real = engine.store.defer
+
+    async def late(claim: Claim, operation: Operation, until: datetime) -> None:
+        await engine.ops.cancel("p", operation.name, ANN)
+        await real(claim, operation, until)
+
+    engine.store.defer = late
+    async with engine.working():
+        operation = await engine.insert()
+        (await engine.backend.next_call()).fail(BUSY)
+        assert said(await engine.done(operation)) == BY_ANN
+    assert engine.backend.nothing_called()
+
+
+async def test_a_cancelled_delete_that_a_stop_interrupts_is_told_by_what_became_of_it(engine: Engine) -> None:
+    """Whether it was made, nobody knows at that moment: the next process finds out."""
+    async with engine.working():
+        operation = await begun(engine)
+        call = await engine.backend.next_call()
+        await engine.ops.cancel("p", operation.name, ANN)
+    assert call.cancelled
+    assert (await engine.ops.operation("p", operation.name)).status is Status.RUNNING
+    await engine.store.enter("next", engine.clock.now)
+    async with engine.working():
+        (await engine.backend.next_call()).succeed()
+        assert (await engine.done(operation)).error is None
+
+
+@EXACT
+async def test_what_is_deleted_while_its_end_is_asked_for_is_not_found(engine: Engine) -> None:
+    operation = await engine.insert()
+    await engine.ops.cancel("p", operation.name, ANN)
+    real = engine.store.operation
+
+    async def slow(project: str | None, reference: str) -> Operation:
+        found = await real(project, reference)
+        engine.store.operation = real
+        await engine.store.delete_operation("p", operation.name)
+        return found
+
+    engine.store.operation = slow
+    with pytest.raises(NotFound):
+        await engine.ops.cancel("p", operation.name, ANN)
+    await engine.insert("next")  # the store goes on
 
 
 async def test_a_cancel_while_draining_ends_what_would_have_been_taken_up_again(engine: Engine) -> None:
@@ -147,7 +218,7 @@ async def test_cancelling_twice_or_too_late_changes_nothing(engine: Engine) -> N
 
 async def hurried(engine: Engine, seconds: float, name: str = "i") -> Operation:
     image = Image(name=name, raw_disk=RawDisk(source="https://h/i.tar.gz"))
-    return await engine.ops.submit(InsertImage(project="p", image=image, deadline=seconds), user="test")
+    return await engine.ops.submit(InsertImage(project="p", image=image, deadline=seconds), by=LOCAL)
 
 
 @pytest.mark.parametrize("running", [False, True])
@@ -198,15 +269,15 @@ async def test_a_failed_operation_is_done_again_as_a_new_one_linked_to_it(engine
         first = await engine.insert()
         (await engine.backend.next_call()).fail(PermanentFailure("X", "x", HTTPStatus.BAD_REQUEST))
         failed = await engine.done(first)
-        second = await engine.ops.retry("p", first.name, request_id=None, user="ann")
+        second = await engine.ops.retry("p", first.name, request_id=None, by=BEA)
         (await engine.backend.next_call()).fail(PermanentFailure("X", "x", HTTPStatus.BAD_REQUEST))
         await engine.done(second)
-        third = await engine.ops.retry("p", second.name, request_id=None, user="ann")
+        third = await engine.ops.retry("p", second.name, request_id=None, by=BEA)
         (await engine.backend.next_call()).succeed()
         assert (await engine.done(third)).error is None
     assert (second.description, third.description) == (f"Repeats {first.name}", f"Repeats {second.name}")
     assert second.operation_group_id == third.operation_group_id is not None
-    assert second.user == "ann"
+    assert second.user == "bea"
     assert await engine.ops.operation("p", first.name) == failed  # what is DONE never changes
 
 
@@ -214,8 +285,8 @@ async def test_only_what_failed_is_done_again(engine: Engine) -> None:
     async with engine.working():
         operation = await engine.insert()
         with pytest.raises(NotRepeatable, match=r"is (PENDING|RUNNING)"):
-            await engine.ops.retry("p", operation.name, request_id=None, user="ann")
+            await engine.ops.retry("p", operation.name, request_id=None, by=BEA)
         (await engine.backend.next_call()).succeed()
         await engine.done(operation)
         with pytest.raises(NotRepeatable, match="succeeded"):
-            await engine.ops.retry("p", operation.name, request_id=None, user="ann")
+            await engine.ops.retry("p", operation.name, request_id=None, by=BEA)

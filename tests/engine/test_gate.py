@@ -80,13 +80,32 @@ async def test_slots_follow_the_gate_and_what_runs_ends_first(engine: Engine) ->
 
 async def test_a_higher_limit_of_the_unfinished_lets_those_on_who_wait(engine: Engine) -> None:
     backlog = Backlog(engine.bus, limit=2, count=2)
-    with pytest.raises(Overloaded):
-        backlog.check()
+    with pytest.raises(Overloaded), backlog.entering():
+        pass
     async with anyio.create_task_group() as group:
         group.start_soon(backlog.eased)
         await anyio.wait_all_tasks_blocked()
         backlog.configure(4)
-    backlog.check()
+    with backlog.entering():
+        pass
+
+
+async def test_however_many_come_at_once_no_more_are_taken_than_may_be_unfinished(engine: Engine) -> None:
+    backlog = Backlog(engine.bus, limit=4)
+    engine.ops = ImageOps(engine.store, engine.bus, engine.ids, engine.clock, room=backlog.entering)
+    refused: list[str] = []
+
+    async def insert(name: str) -> None:
+        try:
+            await engine.insert(name)
+        except Overloaded:
+            refused.append(name)
+
+    async with anyio.create_task_group() as group:
+        for number in range(20):
+            group.start_soon(insert, f"i-{number}")
+    assert len(refused) == 16
+    assert (await engine.store.totals()).pending == 4
 
 
 async def test_whoever_waits_for_a_slot_is_told_of_which(engine: Engine) -> None:
@@ -164,7 +183,7 @@ async def test_a_store_that_cannot_be_written_stops_the_starting_until_it_can(
 
 async def test_more_than_may_be_unfinished_is_refused_and_taken_again_when_half_is_done(engine: Engine) -> None:
     backlog = Backlog(engine.bus, limit=4)
-    ops = ImageOps(engine.store, engine.bus, engine.ids, engine.clock, backlog=backlog)
+    ops = ImageOps(engine.store, engine.bus, engine.ids, engine.clock, room=backlog.entering)
     engine.ops = ops
     operations = [await engine.insert(f"i-{number}") for number in range(4)]
     with pytest.raises(Overloaded, match="4 operations are not done yet"):
@@ -192,13 +211,13 @@ async def test_nothing_is_started_on_a_claim_that_somebody_else_may_hold_by_now(
 
     async def slow(*arguments, **options):
         nonlocal ticks
-        claims = await real(*arguments, **options)
-        if claims and not ticks:
+        taken = await real(*arguments, **options)
+        if taken.claims and not ticks:
             ticks += 100  # longer than the lease of 30 s, and meanwhile another takes it over
             later = engine.clock.now + timedelta(seconds=100)
             assert await engine.store.recover(later) == 1
-            assert len(await real("other", 1, later, later, lambda before: before)) == 1
-        return claims
+            assert len((await real("other", 1, later, later, lambda before: before)).claims) == 1
+        return taken
 
     engine.store.claim = slow
     async with engine.working() as worker:

@@ -1,18 +1,24 @@
 """Records and bytes held to each other."""
 
-from collections.abc import AsyncIterator, Collection, Iterator
+import errno
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC
 from pathlib import Path
+from threading import Event
 from typing import BinaryIO
 
 import anyio
+import anyio.to_thread
 import pytest
 
 from imageopsd.engine.bus import EventBus
 from imageopsd.engine.housekeeping import Housekeeping
 from imageopsd.model.errors import AlreadyExists
-from imageopsd.model.events import Happening, LeftBehind
+from imageopsd.model.events import Change, Happening, LeftBehind, Succeeded
 from imageopsd.model.image import Image, ImageStatus, Int64
+from imageopsd.model.operation import Operation, Status
 from imageopsd.model.resource import Resource
+from imageopsd.model.time import Time
 from imageopsd.ports import Kept
 from imageopsd.storage.sqlite.store import SqliteStore
 
@@ -24,6 +30,12 @@ class Shelf:
         self.things: dict[int, Kept] = {}
         self.half_done: set[str] = set()
         self.mounted = True
+        self.broken: OSError | None = None
+        self.strange: dict[str, str] = {}
+        self.stuck: dict[str, str] = {}
+        self.slow = False
+        self.emptied = 0
+        self.emptying = Event()
         self.forgotten = anyio.Event()
 
     def put(self, number: int, operation: str | None = None, project: str = "p") -> None:
@@ -33,6 +45,8 @@ class Shelf:
         yield from self.things.values()
 
     def keeps(self, project: str, resource: Resource) -> bool | None:
+        if self.broken and resource.id == 1:
+            raise self.broken
         return int(resource.id or 0) in self.things if self.mounted else None
 
     def damage(self, kept: Kept) -> Iterator[str]:
@@ -44,10 +58,19 @@ class Shelf:
         del self.things[kept.id]
 
     def staged(self) -> set[str]:
+        if self.broken:
+            raise self.broken
         return set(self.half_done)
 
-    def sweep(self, dead: Collection[str]) -> None:
-        self.half_done -= set(dead)
+    def strays(self) -> dict[str, str]:
+        return self.strange
+
+    def empty_trash(self, stop: Event) -> dict[str, str]:
+        self.emptied += 1
+        self.emptying.set()
+        if self.slow:
+            stop.wait()
+        return self.stuck
 
     async def forget(self, operation_id: str) -> None:
         self.half_done.discard(operation_id)
@@ -145,3 +168,76 @@ async def test_a_name_that_is_taken_is_not_taken_twice(home: Home) -> None:
     assert not await home.store.restore("p", Image(id=Int64(1), name="i-1"))
     with pytest.raises(AlreadyExists):
         await home.store.restore("p", Image(id=Int64(2), name="i-1"))
+
+
+async def test_what_cannot_be_done_keeps_nothing_else_from_being_done(home: Home) -> None:
+    for number in (1, 2):
+        await home.image(number)
+    home.shelf.broken = OSError(errno.EIO, "Input/output error")
+    home.shelf.strange = {"images/README": "it is no directory"}
+
+    await home.keeping.round()
+
+    statuses = [(await home.store.image("p", f"i-{number}")).status for number in (1, 2)]
+    assert statuses == [ImageStatus.READY, ImageStatus.FAILED]
+    assert home.told == [
+        ("housekeeping failed", "[Errno 5] Input/output error"),
+        ("its bytes cannot be looked at: Input/output error", "p/i-1"),
+        ("the bytes are gone; no longer READY", "p/i-2"),
+        ("no image: it is no directory", "images/README"),
+    ]
+
+
+async def test_what_cannot_be_removed_is_told_once(home: Home) -> None:
+    home.shelf.stuck = {"trash/7.x": "Device or resource busy"}
+    for _ in range(2):
+        await home.keeping.empty_trash()
+    assert home.told == [("cannot be removed: Device or resource busy", "trash/7.x")]
+
+
+async def test_the_trash_is_emptied_at_start_and_after_a_delete_and_then_there_may_be_room(home: Home) -> None:
+    freed = 0
+    news = anyio.Event()
+
+    def note() -> None:
+        nonlocal freed, news
+        freed += 1
+        news.set()
+        news = anyio.Event()
+
+    keeping = Housekeeping(home.store, home.shelf, home.bus, freed=note)
+    async with anyio.create_task_group() as group:
+        group.start_soon(keeping.run)
+        with anyio.fail_after(10):
+            while freed < 1:
+                await news.wait()
+            home.bus.publish(ended("insert"))
+            home.bus.publish(ended("delete"))
+            while freed < 2:
+                await news.wait()
+        group.cancel_scope.cancel()
+    assert home.shelf.emptied == 2
+
+
+async def test_a_stop_does_not_wait_for_the_trash(home: Home) -> None:
+    home.shelf.slow = True
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as group:
+            group.start_soon(home.keeping.run)
+            await anyio.to_thread.run_sync(home.shelf.emptying.wait)
+            group.cancel_scope.cancel()
+
+
+def ended(kind: str) -> Change:
+    now = Time(2026, 1, 1, tzinfo=UTC)
+    operation = Operation(
+        id="1",
+        name="operation-1",
+        operation_type=kind,
+        status=Status.DONE,
+        progress=100,
+        insert_time=now,
+        target_link="t",
+        self_link="s",
+    )
+    return Change(Succeeded(), operation, "p", now)

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from tests.engine.conftest import Engine
 
 from imageopsd.engine.upkeep import Upkeep
+from imageopsd.model.access import LOCAL
 from imageopsd.model.errors import (
     AlreadyExists,
     InvalidRequest,
@@ -44,7 +45,7 @@ async def test_an_accepted_operation_is_pending_and_complete(engine: Engine) -> 
     assert operation.target_id == str(image.id)
     assert operation.self_link == f"{link}/operations/{operation.name}"
     assert operation.client_operation_id == REQUEST_ID
-    assert operation.user == "test"
+    assert operation.user == "local"
 
 
 async def test_a_repeat_gets_the_first_operation_even_when_its_name_is_taken_by_it(engine: Engine) -> None:
@@ -75,12 +76,33 @@ async def test_a_repeated_patch_gets_its_operation_even_when_the_image_is_gone(e
     request = PatchImage(project="p", request_id=REQUEST_ID, image="i", patch=ImagePatch(family="f"))
     async with engine.working():
         await engine.insert()
-        first = await engine.ops.submit(request, user="test")
+        first = await engine.ops.submit(request, by=LOCAL)
         (await engine.backend.next_call()).fail(PermanentFailure("X", "x", HTTPStatus.BAD_REQUEST))
         failed = await engine.done(first)
-        assert await engine.ops.submit(request, user="test") == failed
+        assert await engine.ops.submit(request, by=LOCAL) == failed
         with pytest.raises(RequestIdReused):
-            await engine.ops.submit(replace(request, patch=ImagePatch(family="g")), user="test")
+            await engine.ops.submit(replace(request, patch=ImagePatch(family="g")), by=LOCAL)
+
+
+@pytest.mark.parametrize("by_name_first", [True, False])
+async def test_a_repeat_may_name_its_image_another_way(engine: Engine, by_name_first: bool) -> None:
+    async with engine.working():
+        await make(engine, "i")
+        await make(engine, "j")
+        number, other = [str((await engine.ops.image("p", name)).id) for name in ("i", "j")]
+        wanted = PatchImage(project="p", request_id=REQUEST_ID, image="i", patch=ImagePatch(family="f"))
+        by_id = replace(wanted, image=number)
+        first = await engine.ops.submit(wanted if by_name_first else by_id, by=LOCAL)
+        for again in (wanted, by_id):
+            assert (await engine.ops.submit(again, by=LOCAL)).id == first.id
+            for different in (replace(again, patch=ImagePatch(family="g")), replace(again, ignored=("labels",))):
+                with pytest.raises(RequestIdReused):
+                    await engine.ops.submit(different, by=LOCAL)
+        for image in ("j", other):
+            with pytest.raises(RequestIdReused):
+                await engine.ops.submit(replace(wanted, image=image), by=LOCAL)
+        (await engine.backend.next_call()).succeed()
+        await engine.done(first)
 
 
 async def test_a_taken_name_and_a_missing_image_are_refused_at_once(engine: Engine) -> None:

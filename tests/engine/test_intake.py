@@ -8,7 +8,7 @@ from typing import Any
 
 import anyio
 import pytest
-from tests.engine.conftest import Engine
+from tests.engine.conftest import EXACT, Engine
 
 from imageopsd.engine.intake import Intake
 from imageopsd.model.errors import StoreFull
@@ -69,6 +69,36 @@ async def test_a_job_that_comes_again_is_the_same_operation(engine: Engine, queu
     await queue.put([("j0", job)], engine.clock.now)
     async with taking(engine, queue, job):
         assert len(await operations(engine)) == 1
+
+
+REQUEST = "11111111-2222-3333-4444-555555555555"
+
+
+@EXACT
+async def test_of_two_jobs_with_one_request_id_the_first_counts_and_the_other_is_buried(
+    engine: Engine, queue: SqliteQueue
+) -> None:
+    """Even if the second could be refused before the first is written."""
+    real, seen = engine.store.accept, []
+
+    async def slow(operation: Operation, *rest: Any, **more: Any) -> Any:
+        seen.append(operation.operation_type)
+        await anyio.wait_all_tasks_blocked()
+        return await real(operation, *rest, **more)
+
+    engine.store.accept = slow
+    async with taking(engine, queue, insert("i", requestId=REQUEST), patch("missing", requestId=REQUEST)):
+        (operation,) = await operations(engine)
+    assert (operation.operation_type, operation.error, seen) == ("insert", None, ["insert"])
+    (buried,) = await queue.dead_letters(10)
+    assert "requestId" in buried.reason
+
+
+async def test_of_two_refused_jobs_with_one_request_id_too(engine: Engine, queue: SqliteQueue) -> None:
+    async with taking(engine, queue, patch("missing", requestId=REQUEST), patch("other", requestId=REQUEST)):
+        (operation,) = await operations(engine)
+    assert operation.error is not None
+    assert (await queue.depth()).dead == 1
 
 
 @pytest.mark.parametrize(

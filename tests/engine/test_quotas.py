@@ -9,7 +9,8 @@ import pytest
 from tests.contract.validate import assert_valid
 from tests.engine.conftest import Clock, Engine, HandBackend
 
-from imageopsd.model.errors import NotFound, TemporaryFailure
+from imageopsd.model.access import LOCAL
+from imageopsd.model.errors import NotFound, ReservationExceeded, TemporaryFailure
 from imageopsd.model.image import ImageFacts
 from imageopsd.model.machine_image import MachineImage, MachineImageFacts, MachineImageTask
 from imageopsd.model.operation import Operation
@@ -69,7 +70,7 @@ def limited(engine: Engine, metric: Metric, limit: int) -> None:
 
 async def insert_machine_image(engine: Engine) -> Operation:
     wanted = MachineImage(name="machine", source_instance="projects/p/zones/z/instances/i")
-    return await engine.ops.submit(InsertMachineImage(project="p", machine_image=wanted), user="test")
+    return await engine.ops.submit(InsertMachineImage(project="p", machine_image=wanted), by=LOCAL)
 
 
 def code_of(operation: Operation) -> str:
@@ -111,6 +112,28 @@ async def test_a_result_that_does_not_fit_is_removed_before_anybody_can_see_it(e
     assert engine.events_of(ended) == ["Accepted", "Claimed", "Failed"]
     with pytest.raises(NotFound):
         await engine.ops.image("p", "large")
+    [(_, usage)] = await engine.ops.quotas("p")
+    assert usage.total == 0
+
+
+@pytest.mark.parametrize("metric", [Metric.STORED_BYTES, Metric.IMAGE_GB])
+async def test_a_backend_is_told_what_is_left_and_what_finds_that_too_little_is_refused_by_the_limit(
+    engine: Engine, metric: Metric
+) -> None:
+    limited(engine, metric, 1000)
+    async with engine.working():
+        first = await engine.insert("first")
+        call = await engine.backend.next_call()
+        assert isinstance(call.task, InsertTask)
+        left = {Metric.STORED_BYTES: call.task.reserved_bytes, Metric.IMAGE_GB: call.task.reserved_gb}
+        assert left == {Metric.STORED_BYTES: None, Metric.IMAGE_GB: None} | {metric: 1000}
+        call.fail(ReservationExceeded("There is more.", metric))
+        refused = await engine.done(first)
+    assert code_of(refused) == "QUOTA_EXCEEDED"
+    assert refused.error is not None
+    quota = refused.error.errors[0].error_details[0].quota_info
+    assert quota is not None
+    assert (quota.metric_name, quota.limit, refused.http_error_status_code) == (metric, 1000, 403)
     [(_, usage)] = await engine.ops.quotas("p")
     assert usage.total == 0
 

@@ -9,7 +9,7 @@ from tests.engine.faults import again
 
 from imageopsd.engine import retention as module
 from imageopsd.engine.retention import Retention
-from imageopsd.model.errors import TemporaryFailure
+from imageopsd.model.errors import AlreadyExists, TemporaryFailure
 from imageopsd.storage.sqlite.queue import SqliteQueue
 
 
@@ -30,7 +30,9 @@ async def test_old_records_are_forgotten_by_outcome(engine: Engine, queue: Sqlit
                 engine.clock.advance(10)
                 (await engine.backend.next_call()).fail(failure)
             await engine.done(operation)
-    retention = Retention(engine.through, queue, engine.bus, engine.clock, succeeded=60, failed=120, dead=None)
+    retention = Retention(
+        engine.through, queue, engine.bus, engine.clock, succeeded=60, failed=120, request_ids=60, dead=None
+    )
 
     async def failures_left() -> list[bool]:
         await again(retention.round)
@@ -44,8 +46,30 @@ async def test_old_records_are_forgotten_by_outcome(engine: Engine, queue: Sqlit
     assert await failures_left() == []
 
 
+async def test_what_is_left_of_a_deleted_operation_goes_with_its_request_id(engine: Engine, queue: SqliteQueue) -> None:
+    request_id = "11111111-2222-3333-4444-555555555555"
+    async with engine.working():
+        first = await engine.insert(request_id=request_id)
+        (await engine.backend.next_call()).succeed()
+        done = await engine.done(first)
+    await engine.ops.delete_operation("p", done.name)
+    assert await engine.insert(request_id=request_id) == done
+    retention = Retention(
+        engine.through, queue, engine.bus, engine.clock, succeeded=None, failed=None, request_ids=60, dead=None
+    )
+    engine.clock.advance(60)
+    await again(retention.round)
+    assert await engine.insert(request_id=request_id) == done
+    engine.clock.advance(1)
+    await again(retention.round)
+    with pytest.raises(AlreadyExists):  # it is a new request now, for an image that is there
+        await engine.insert(request_id=request_id)
+
+
 async def test_old_dead_letters_are_forgotten_and_newer_ones_kept(engine: Engine, queue: SqliteQueue) -> None:
-    retention = Retention(engine.through, queue, engine.bus, engine.clock, succeeded=None, failed=None, dead=60)
+    retention = Retention(
+        engine.through, queue, engine.bus, engine.clock, succeeded=None, failed=None, request_ids=None, dead=60
+    )
     for name in ("old", "new"):
         (receipt,) = await queue.put([(name, b"no job")], engine.clock.now)
         await queue.bury(receipt, "no", engine.clock.now)
@@ -62,6 +86,8 @@ async def test_what_settled_jobs_left_goes_back_to_the_file_system(
     async with SqliteQueue(SqliteQueue.Options(), tmp_path) as queue:
         jobs = [(f"j{number}", bytes(20_000)) for number in range(1000)]
         await queue.settle(await queue.put(jobs, engine.clock.now))
-        retention = Retention(engine.through, queue, engine.bus, engine.clock, succeeded=None, failed=None, dead=None)
+        retention = Retention(
+            engine.through, queue, engine.bus, engine.clock, succeeded=None, failed=None, request_ids=None, dead=None
+        )
         await again(retention.round)
     assert (tmp_path / "queue.db").stat().st_size < 200_000

@@ -6,7 +6,7 @@ import anyio
 import pytest
 from tests.engine.conftest import EXACT, Engine
 
-from imageopsd.model.errors import NotFound, PermanentFailure, QuotaExceeded, StoreFull, TemporaryFailure
+from imageopsd.model.errors import NoRoom, NotFound, PermanentFailure, QuotaExceeded, StoreFull, TemporaryFailure
 from imageopsd.model.events import BackendCrashed, BytesReceived, Change, Deferred, LeaseWasLost, Postponed, Progressed
 from imageopsd.model.image import ImageStatus
 from imageopsd.model.operation import OperationWarning, QuotaInfo, Status
@@ -156,6 +156,42 @@ def reasons(engine: Engine) -> list[str]:
     """Why anything was postponed."""
     changes = [happening.event for happening in engine.happened if isinstance(happening, Change)]
     return [event.reason for event in changes if isinstance(event, Postponed)]
+
+
+FULL = NoRoom("The disk is full.")
+
+
+@EXACT
+async def test_what_there_is_no_room_for_waits_and_says_so_and_that_is_no_attempt(engine: Engine) -> None:
+    async with engine.working(attempts=1) as worker:
+        operation = await engine.insert()
+        for rounds in range(1, 4):
+            (await engine.backend.next_call()).fail(FULL)
+            await engine.until(lambda h, n=rounds: engine.events_of(operation).count("Postponed") == n)
+            waiting = await engine.ops.operation("p", operation.name)
+            assert (waiting.status, waiting.error) == (Status.RUNNING, None)
+            assert waiting.status_message == "The disk is full. It is tried again when there is."
+            await anyio.wait_all_tasks_blocked()
+            assert engine.backend.nothing_called()
+            engine.clock.advance(10)
+            worker.look()
+        (await engine.backend.next_call()).succeed()
+        done = await engine.done(operation)
+    assert done.error is None
+
+
+async def test_what_waited_for_room_too_long_ends_with_that_as_its_error(engine: Engine) -> None:
+    async with engine.working() as worker:
+        worker.retry = RetryPolicy(attempts=3, base=10, cap=10, patience=15)
+        operation = await engine.insert()
+        for rounds in range(1, 3):
+            (await engine.backend.next_call()).fail(FULL)
+            await engine.until(lambda h, n=rounds: len(engine.events_of(operation)) == 1 + 2 * n)
+            engine.clock.advance(10)
+            worker.look()
+        done = await engine.done(operation)
+    assert done.error is not None
+    assert (done.error.errors[0].code, done.http_error_status_code) == ("INSUFFICIENT_STORAGE", 507)
 
 
 async def test_a_source_image_that_is_not_ready_is_waited_for(engine: Engine) -> None:
@@ -329,3 +365,23 @@ async def test_nothing_is_left_running_after_the_worker(engine: Engine) -> None:
         await engine.insert()
         await engine.backend.next_call()
     assert len(anyio.get_running_tasks()) == before
+
+
+async def test_after_a_restart_each_deferred_operation_is_taken_up_at_its_own_time(engine: Engine) -> None:
+    operations = []
+    async with engine.working():
+        for name in ("a", "b", "c"):
+            operations.append(await engine.insert(name))
+            (await engine.backend.next_call()).fail(TemporaryFailure("BUSY", "The source is busy."))
+            await engine.until(lambda _: "Deferred" in engine.events_of(operations[-1]))
+            engine.clock.advance(0.02)
+    engine.clock.advance(5 - 3 * 0.02)  # the first is due
+    async with engine.working():
+        calls = []
+        for _ in operations:  # the timer sleeps in real time and then looks at this clock
+            calls.append(await engine.backend.next_call())
+            engine.clock.advance(0.02)
+        for call in calls:
+            call.succeed()
+        for operation in operations:
+            await engine.done(operation)

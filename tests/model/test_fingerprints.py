@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from imageopsd.model.errors import PolicyChanged
 from imageopsd.model.image import Image, ImagePatch, RawDisk, label_fingerprint, labelled
 from imageopsd.model.policy import Binding, Policy, replaced
-from imageopsd.model.requests import InsertImage, PatchImage
+from imageopsd.model.requests import InsertImage, LabelMachineImage, PatchImage
 
 KEYS = st.text("ab-_1", max_size=3)
 LABELS = st.dictionaries(KEYS, KEYS, max_size=4)
@@ -71,6 +71,28 @@ def test_requests_have_the_same_fingerprint_exactly_when_they_ask_for_the_same(o
         return type(request), msgspec.structs.replace(request, request_id=None)
 
     assert (ours.fingerprint() == theirs.fingerprint()) == (asked(ours) == asked(theirs))
+
+
+LABELLED = st.builds(
+    LabelMachineImage,
+    project=st.just("p"),
+    machine_image=st.sampled_from(["i", "7", "j"]),
+    labels=st.just({}),
+    label_fingerprint=st.sampled_from(["a", "b"]),
+)
+
+
+@given(LABELLED, LABELLED)
+def test_a_request_repeats_another_that_names_the_same_target_by_its_other_name(first, again) -> None:
+    names = {"i": ("i", "7"), "7": ("i", "7"), "j": ("j", "8")}[first.target]
+    same = again.target in names and again.label_fingerprint == first.label_fingerprint
+    assert again.repeats_one(first.fingerprint(), names) == same
+
+
+@given(INSERTS, INSERTS)
+def test_what_makes_something_has_one_name_for_it(first, again) -> None:
+    same = again.fingerprint() == first.fingerprint()
+    assert again.repeats_one(first.fingerprint(), (first.target, "7")) == same
 
 
 BINDINGS = st.lists(st.builds(Binding, role=st.sampled_from(["roles/a", "roles/b"])), max_size=3).map(tuple)

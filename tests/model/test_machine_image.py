@@ -2,12 +2,11 @@
 
 import json
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from tests.contract.validate import assert_valid
+from tests.contract.validate import SCHEMAS, assert_valid
 
 from imageopsd.model.errors import InvalidRequest
 from imageopsd.model.image import CustomerEncryptionKey, encode_hook
@@ -36,9 +35,6 @@ from imageopsd.model.secret import Secret
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 INSTANCE = "zones/z/instances/vm"
 WANTED = MachineImage(name="bundle", source_instance=INSTANCE)
-SCHEMAS = json.loads((Path(__file__).parent.parent / "contract" / "schemas_machine_image.v1.json").read_text())[
-    "schemas"
-]
 
 
 def wanted(**fields: Any) -> MachineImage:
@@ -54,16 +50,16 @@ def refusal(machine_image: MachineImage) -> tuple[str, str]:
 @pytest.mark.parametrize("kind", [MachineImage, MachineImageParams, SourceDiskEncryptionKey])
 def test_every_field_of_the_contract_is_there(kind: type[msgspec.Struct]) -> None:
     fields = {field.encode_name for field in msgspec.structs.fields(kind)}
-    assert fields | ({"kind"} & SCHEMAS[kind.__name__].keys()) == set(SCHEMAS[kind.__name__])
+    assert fields | ({"kind"} & SCHEMAS["v1"][kind.__name__].keys()) == set(SCHEMAS["v1"][kind.__name__])
 
 
 def test_what_is_output_only_by_the_contract_is_output_only_here() -> None:
-    marked = {name for name, field in SCHEMAS["MachineImage"].items() if "output_only" in field}
+    marked = {name for name, field in SCHEMAS["v1"]["MachineImage"].items() if "output_only" in field}
     assert marked | {"labelFingerprint"} == OUTPUT_ONLY
 
 
 def test_the_statuses_are_those_of_the_contract() -> None:
-    assert sorted(MachineImageStatus) == SCHEMAS["MachineImage"]["status"]["enum"]
+    assert sorted(MachineImageStatus) == SCHEMAS["v1"]["MachineImage"]["status"]["enum"]
 
 
 # --------------------------------------------------------------------------------------------------- rules
@@ -214,11 +210,13 @@ def test_what_is_published_has_the_facts() -> None:
     facts = MachineImageFacts(
         total_storage_bytes=2**40,
         properties={"machineType": "e2-small"},
+        instance_properties={"machineType": "e2-small", "shieldedInstanceConfig": {"enableVtpm": True}},
         saved_disks=({"kind": "compute#savedDisk", "storageBytes": str(2**40)},),
     )
     made = published(reserved(WANTED, "p", 7, NOW), facts)
     shown = json.loads(msgspec.json.encode(made, enc_hook=encode_hook))
     assert (shown["status"], shown["totalStorageBytes"]) == ("READY", str(2**40))
     assert shown["sourceInstanceProperties"] == facts.properties
+    assert shown["instanceProperties"] == facts.instance_properties
     assert shown["savedDisks"] == list(facts.saved_disks)
     assert_valid("MachineImage", shown)

@@ -6,8 +6,9 @@ from tests.contract.validate import problems
 
 from imageopsd.model.image import Image, RawDisk
 from imageopsd.model.machine_image import MachineImage
-from imageopsd.model.quota import Limit, Metric, Quotas, Usage, check_limits, refusal, source_of
+from imageopsd.model.quota import Limit, Metric, Quotas, Reach, Usage, check_limits, refusal, source_of
 from imageopsd.model.resource import Resource
+from imageopsd.model.sources import server_of
 
 LINK = "https://www.googleapis.com/compute/v1/"
 
@@ -92,8 +93,12 @@ def test_the_fullest_project_counts_and_one_without_a_limit_does_not() -> None:
         Usage("none", Metric.IMAGE_GB),
         Usage("large", Metric.STORED_BYTES, 7),
     ]
-    shares = {metric.name: share for metric, share in quotas.fullest(ledger).items() if share}
-    assert shares == {"IMAGES": 0.75, "IMAGE_GB": 1.0}
+    assert quotas.reached(ledger) == [
+        Reach("none", Metric.IMAGE_GB, 0, 0),
+        Reach("small", Metric.IMAGES, 3, 4),
+        Reach("large", Metric.IMAGES, 5, 10),
+        Reach("*", Metric.IMAGES, 0, 10),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -110,3 +115,42 @@ def test_the_fullest_project_counts_and_one_without_a_limit_does_not() -> None:
 )
 def test_a_source_has_one_name_however_it_is_written_and_no_secret(resource: Resource, source: str) -> None:
     assert source_of(resource, "p") == source
+
+
+SPELLINGS = {
+    "gs://b/a o": [
+        "GS://b/a o",
+        "https://storage.googleapis.com/b/a%20o",
+        "http://storage.cloud.google.com/b/a%20o?authuser=0",
+        "https://b.storage.googleapis.com/a%20%6f",
+        "https://www.googleapis.com/storage/v1/b/b/o/a%20o?alt=media",
+        "https://STORAGE.googleapis.com.:443/download/storage/v1/b/b/o/a%20o",
+    ],
+    "https://h.example/d/a%20b%2Fc": [
+        "HTTPS://H.Example/d/a%20b%2fc",
+        "https://h.example:443/d/a b%2Fc",
+        "https://h.example./d/a%20b%2Fc#f",
+        "https://h.example/%64/%61%20b%2Fc?sig=1",
+        "https://user:secret@h.example/x/.././d//%2e/a%20b%2Fc",
+    ],
+    "http://h.example:443/": ["http://h.example:0443", "http://H.example.:443/"],
+    "https://xn--bcher-kva.example/i": ["https://bücher.example/i", "https://B\u00dcCHER\u3002example/i"],
+    "https://[2001:db8::1]/i": ["https://[2001:DB8:0:0::1]:443/i"],
+    "file:///srv/a%20b": ["file:///srv/./a b", "file://localhost/srv/a%20b", "file:////srv//%61%20b", "FILE:/srv/a b"],
+}
+
+
+@pytest.mark.parametrize(("source", "spelling"), [(s, w) for s, all_of in SPELLINGS.items() for w in (s, *all_of)])
+def test_a_place_is_counted_as_one_however_it_is_spelt(source: str, spelling: str) -> None:
+    assert source_of(Image(raw_disk=RawDisk(source=spelling)), "p") == source
+
+
+def test_two_places_stay_two() -> None:
+    urls = ["https://h/a", "https://h/b", "https://h/a/", "https://h:8443/a", "http://h/a", "gs://h/a", "file:///h/a",
+            "https://h/A", "https://h/a%2Fb", "https://h/a/b", "https://[broken"]  # fmt: skip
+    assert len({source_of(Image(raw_disk=RawDisk(source=url)), "p") for url in urls}) == len(urls)
+
+
+@pytest.mark.parametrize("url", ["https://h.example/i", "http://H.EXAMPLE.:80/i", "https://u@h.example.:8443/i"])
+def test_a_server_is_the_same_however_it_is_spelt(url: str) -> None:
+    assert (server_of(url), server_of("file:///i"), server_of("gs://b/i")) == ("h.example", None, None)

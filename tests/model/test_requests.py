@@ -1,6 +1,6 @@
 """The rules on values, each with the field it names."""
 
-from datetime import UTC, datetime
+from datetime import UTC
 
 import pytest
 from msgspec.structs import replace
@@ -15,19 +15,37 @@ from imageopsd.model.image import (
     ImageStatus,
     Int64,
     RawDisk,
-    patched,
+    RolloutPolicy,
     published,
     reserved,
 )
-from imageopsd.model.requests import AnyRequest, InsertImage, PatchImage
+from imageopsd.model.image_changes import patched
+from imageopsd.model.requests import AnyRequest, DeprecateImage, InsertImage, PatchImage
 from imageopsd.model.rules import check
+from imageopsd.model.time import Time
 
-NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
+NOW = Time(2026, 11, 20, 12, tzinfo=UTC)
 GOOD = Image(name="i", raw_disk=RawDisk(source="https://host/i.tar.gz"))
 
 
 def insert(**changes: object) -> InsertImage:
     return InsertImage(project="p", image=replace(GOOD, **changes))
+
+
+def rollout(place: str, time: str = "2026-11-20T12:00:00Z") -> RolloutPolicy:
+    return RolloutPolicy(location_rollout_policies={place: time})
+
+
+@pytest.mark.parametrize(
+    "place", ["zones/us-central1-a", "projects/p/zones/z", "https://www.googleapis.com/compute/beta/projects/p/zones/z"]
+)
+def test_a_rollout_names_zones(place: str) -> None:
+    request = insert(rollout_override=rollout(place))
+    assert check(request) == request
+
+
+def deprecate(**status: object) -> DeprecateImage:
+    return DeprecateImage(project="p", image="i", deprecation=DeprecationStatus(**status))
 
 
 @pytest.mark.parametrize(
@@ -71,6 +89,25 @@ def insert(**changes: object) -> InsertImage:
             "resource.deprecated.state",
             "invalid",
         ),
+        (insert(rollout_override=RolloutPolicy("soon")), "resource.rolloutOverride.defaultRolloutTime", "invalid"),
+        (
+            insert(rollout_override=rollout("us-central1")),
+            "resource.rolloutOverride.locationRolloutPolicies",
+            "invalid",
+        ),
+        (
+            insert(rollout_override=rollout("zones/z", "soon")),
+            "resource.rolloutOverride.locationRolloutPolicies.zones/z",
+            "invalid",
+        ),
+        (
+            deprecate(state="DEPRECATED", state_override=rollout("regions/r")),
+            "resource.stateOverride.locationRolloutPolicies",
+            "invalid",
+        ),
+        (deprecate(replacement="global/images/r"), "resource.state", "required"),
+        (deprecate(obsolete="2026-11-20T12:00:00Z"), "resource.state", "required"),
+        (deprecate(state="DEPRECATED", replacement="r"), "resource.replacement", "invalid"),
     ],
 )
 def test_a_broken_rule_names_its_field(request_: AnyRequest, field: str, reason: str) -> None:
@@ -86,6 +123,44 @@ def test_a_broken_rule_names_its_field(request_: AnyRequest, field: str, reason:
 def test_good_sources_pass(source: str) -> None:
     request = insert(raw_disk=RawDisk(source=source))
     assert check(request) == request
+
+
+@pytest.mark.parametrize(
+    "time",
+    [
+        "2026-11-20T12:00:00Z",
+        "2026-11-20T12:00:00.123456789+01:00",
+        "2024-02-29T23:59:59-23:59",
+    ],
+)
+def test_times_of_the_calendar_pass(time: str) -> None:
+    request = deprecate(state="DEPRECATED", deleted=time)
+    assert check(request) == request
+
+
+@pytest.mark.parametrize(
+    "time",
+    [
+        "2026-13-45T99:99:99Z",
+        "2026-02-29T00:00:00Z",
+        "0000-01-01T00:00:00Z",
+        "2026-11-20T24:00:00Z",
+        "2026-11-20T12:00:60Z",
+        "2026-11-20T12:00:00+10:99",
+        "2026-11-20T12:00:00+24:00",
+        "2026-11-20T12:00:00",
+        "2026-11-20 12:00:00Z",
+        "2026-11-20",
+        "20261120T120000Z",
+        "2026-W47-5T12:00:00Z",
+        "tomorrow",
+    ],
+)
+@pytest.mark.parametrize("stamp", ["deprecated", "obsolete", "deleted"])
+def test_what_is_no_time_is_refused(stamp: str, time: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        check(deprecate(state="DEPRECATED", **{stamp: time}))
+    assert refused.value.field == f"resource.{stamp}"
 
 
 def test_the_fingerprint_is_of_the_request_and_not_of_its_id() -> None:
@@ -104,6 +179,27 @@ def test_an_image_is_pending_from_admission_and_ready_with_its_sizes() -> None:
     assert pending.self_link == "https://www.googleapis.com/compute/v1/projects/p/global/images/i"
     ready = published(pending, ImageFacts(disk_size_gb=10, archive_size_bytes=123))
     assert (ready.status, ready.disk_size_gb, ready.archive_size_bytes) == (ImageStatus.READY, 10, 123)
+
+
+ROOT = "https://www.googleapis.com/compute/v1/projects"
+
+
+@pytest.mark.parametrize(
+    ("fields", "shown"),
+    [
+        ({"source_disk": "zones/z/disks/d"}, f"{ROOT}/p/zones/z/disks/d"),
+        ({"source_disk": "projects/q/zones/z/disks/d"}, f"{ROOT}/q/zones/z/disks/d"),
+        ({"source_disk": "http://localhost:8640/compute/beta/projects/q/zones/z/disks/d"}, f"{ROOT}/q/zones/z/disks/d"),
+        ({"source_snapshot": "global/snapshots/s"}, f"{ROOT}/p/global/snapshots/s"),
+        ({"licenses": ("global/licenses/l",)}, (f"{ROOT}/p/global/licenses/l",)),
+        ({"licenses": ("projects/q/global/licenses/l",)}, (f"{ROOT}/q/global/licenses/l",)),
+    ],
+)
+def test_links_are_shown_in_full_and_asked_for_as_they_came(fields: dict[str, str], shown: object) -> None:
+    asked = insert(raw_disk=None, **fields)
+    (name,) = fields
+    assert getattr(reserved(asked.image, "p", 7, NOW), name) == shown
+    assert getattr(asked.image, name) == fields[name]
 
 
 def test_a_patch_keeps_what_it_does_not_name_and_clears_with_an_empty_string() -> None:

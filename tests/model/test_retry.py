@@ -53,3 +53,12 @@ def test_a_duration_has_a_unit(text: str, seconds: float) -> None:
 def test_anything_else_says_what_was_expected(text: object) -> None:
     with pytest.raises(ValueError, match="Expected a duration"):
         Seconds.parse(text)
+
+
+def test_what_waits_for_room_is_looked_at_again_until_patience_is_over() -> None:
+    policy = RetryPolicy(attempts=1, base=1, cap=300, patience=60)
+    assert policy.next_look(NOW, 0.0) == NOW + timedelta(seconds=15)
+    assert policy.next_look(NOW, 0.5) == NOW + timedelta(seconds=22.5)
+    assert policy.next_look(NOW + timedelta(seconds=45), 0.0, NOW) == NOW + timedelta(seconds=60)
+    assert policy.next_look(NOW + timedelta(seconds=46), 0.0, NOW) is None
+    assert RetryPolicy(attempts=1, base=1, cap=2).next_look(NOW, 0.0) == NOW + timedelta(seconds=1)

@@ -63,4 +63,5 @@ async def accept(
 
 
 async def claim(store: Store, limit: int = 10, *, owner: str = "boot-1", now: datetime = NOW) -> list[Claim]:
-    return await store.claim(owner, limit, now, now + LEASE, lambda before: apply(before, Claimed(), now))
+    taken = await store.claim(owner, limit, now, now + LEASE, lambda before: apply(before, Claimed(), now))
+    return taken.claims

@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from msgspec.structs import replace
 from tests.storage.records import LEASE, NOW, _ids, operation, request
 
-from imageopsd.model.errors import AlreadyExists, LeaseLost, RequestIdReused
+from imageopsd.model.errors import AlreadyExists, LeaseLost, NotFinished, RequestIdReused
 from imageopsd.model.events import Cancelled, Claimed, Deferred, Failed, Interrupted, Progressed, Reason, Succeeded
 from imageopsd.model.image import Image, ImageStatus, reserved
 from imageopsd.model.lifecycle import apply
@@ -56,6 +56,7 @@ class Life(RuleBasedStateMachine):
         self.now = NOW
         self.boot = 0
         self.known: dict[str, Known] = {}
+        self.deleted: dict[str, Known] = {}
         self.requests: dict[int, str] = {}
         self.claims: dict[str, Claim] = {}
         self.images: dict[str, Image] = {}
@@ -97,10 +98,11 @@ class Life(RuleBasedStateMachine):
         async def send() -> Acceptance:
             return await self.store.accept(made, "p", wanted, lane=image, reserve=target)
 
-        if first is not None and self.known[first].lane != image:
+        ever = self.known | self.deleted
+        if first is not None and ever[first].lane != image:
             self.refused(send(), RequestIdReused)
         elif first is not None:
-            assert self.run(send()) == Acceptance(self.known[first].record, created=False)
+            assert self.run(send()) == Acceptance(ever[first].record, created=False)
         elif insert and image in self.images:
             self.refused(send(), AlreadyExists)
         else:
@@ -147,6 +149,17 @@ class Life(RuleBasedStateMachine):
         assert answer.operation == known.record
         known.cancelled = known.cancelled or known.token is not None
 
+    @precondition(lambda self: self.known)
+    @rule(pick=st.integers(0, 9))
+    def delete(self, pick: int) -> None:
+        """Out of sight, if it has ended."""
+        number, known = list(self.known.items())[pick % len(self.known)]
+        if known.record.status is Status.DONE:
+            self.run(self.store.delete_operation("p", number))
+            self.deleted[number] = self.known.pop(number)
+        else:
+            self.refused(self.store.delete_operation("p", number), NotFinished)
+
     def refused(self, work: Any, error: type[Exception]) -> None:
         try:
             self.run(work)
@@ -159,8 +172,8 @@ class Life(RuleBasedStateMachine):
     @rule(limit=st.integers(1, 3))
     def claim(self, limit: int) -> None:
         until, now = self.now + LEASE, self.now
-        claims = self.run(self.store.claim(self.owner, limit, now, until, lambda o: apply(o, Claimed(), now)))
-        due = self._due(limit)
+        taken = self.run(self.store.claim(self.owner, limit, now, until, lambda o: apply(o, Claimed(), now)))
+        claims, due = taken.claims, self._due(limit)
         assert [claim.operation.id for claim in claims] == [known.record.id for known in due]
         for claim, known in zip(claims, due, strict=True):
             assert (claim.attempt, claim.checkpoint) == (known.attempts + 1, known.checkpoint)
@@ -171,6 +184,8 @@ class Life(RuleBasedStateMachine):
             known.token, known.lease_until, known.owner = claim.token, until, self.owner
             known.record = claim.operation
             self.claims[claim.operation.id] = claim
+        waiting = [known.not_before for known in self._heads() if known.token is None and known.not_before > self.now]
+        assert taken.next_due == min(waiting, default=None)
 
     def _due(self, limit: int) -> list[Known]:
         """The oldest; what was deferred and is due now is as good as the others."""
@@ -314,6 +329,13 @@ class Life(RuleBasedStateMachine):
             assert there[number] == known.record
 
     @invariant()
+    def a_request_id_leads_to_its_operation_also_when_that_was_deleted(self) -> None:
+        ever = getattr(self, "known", {}) | getattr(self, "deleted", {})
+        for number, first in getattr(self, "requests", {}).items():
+            again = request(ever[first].lane, str(UUID(int=number, version=4)))
+            assert self.run(self.store.repeated("p", again)) == ever[first].record
+
+    @invariant()
     def records_only_move_forward(self) -> None:
         before = getattr(self, "before", {})
         self.before = {number: known.record for number, known in getattr(self, "known", {}).items()}
@@ -332,7 +354,7 @@ class Life(RuleBasedStateMachine):
     def counters_and_catalogue_are_true(self) -> None:
         if not hasattr(self, "store"):
             return
-        records = [known.record for known in self.known.values()]
+        records = [known.record for known in (self.known | self.deleted).values()]
         done = [record for record in records if record.status is Status.DONE]
         assert self.run(self.store.totals()) == Totals(
             pending=sum(record.status is Status.PENDING for record in records),
@@ -342,8 +364,6 @@ class Life(RuleBasedStateMachine):
         )
         images = self.run(self.store.images("p", 100, None, newest_first=False)).items
         assert {str(image.name): image for image in images} == self.images
-        waiting = [known.not_before for known in self._heads() if known.token is None and known.not_before > NOW]
-        assert self.run(self.store.next_due()) == min(waiting, default=None)
 
 
 Life.TestCase.settings = settings(max_examples=25, stateful_step_count=30, deadline=None, derandomize=True)

@@ -24,7 +24,7 @@ from imageopsd.storage.sqlite.connection import migrate
 from imageopsd.storage.sqlite.queue import SqliteQueue
 from imageopsd.storage.sqlite.store import SqliteStore
 
-GROWING = ("operations", "resources", "jobs", "dead_letters", "boots")
+GROWING = ("operations", "tombstones", "resources", "jobs", "dead_letters", "boots")
 """Tables that only retention keeps small. `tasks` has a row for each operation that is not DONE, which can be many."""
 
 SMALL_INDEXES = ("tasks_claimed",)
@@ -94,7 +94,6 @@ async def live(store: SqliteStore) -> None:
     await store.release(c, c.operation, until)
     await store.renew("boot-1", NOW + LEASE)
     await store.recover(NOW + 3 * LEASE)
-    await store.next_due()
     for reference in (done.name, done.id, "11111111-2222-3333-4444-555555555555"):
         await store.operation("p", reference)
         await store.operation(None, reference)
@@ -117,7 +116,13 @@ async def live(store: SqliteStore) -> None:
     await accept(
         store, "e", request_id="11111111-2222-3333-4444-555555555555", forget_requests_before=NOW + timedelta(days=1)
     )
-    await store.delete_operation("p", first.operation.name)
+    again = "66666666-2222-3333-4444-555555555555"
+    gone = await accept(store, "g", request_id=again)
+    await store.cancel("p", gone.operation.name, USER, ended, lambda request, target: None)
+    for reference in (first.operation.name, gone.operation.name):
+        await store.delete_operation("p", reference)
+    await accept(store, "g", request_id=again)
+    await accept(store, "g", request_id=again, forget_requests_before=NOW + timedelta(days=1))
     await store.claim("boot-1", 1, NOW, NOW + LEASE, lambda before: before, project_limit=1, making=False)
     for name in ("d", "e"):
         await store.cancel("p", (await accept(store, name)).operation.name, USER, ended, lambda request, target: None)
@@ -125,6 +130,7 @@ async def live(store: SqliteStore) -> None:
     await store.overdue(NOW, 10)
     for failed in (False, True):
         await store.forget(failed=failed, before=NOW + timedelta(days=1), limit=10)
+    await store.forget_requests(before=NOW + timedelta(days=1), limit=10)
     await store.tidy()
     await store.probe()
     await store.leave("boot-1", NOW)

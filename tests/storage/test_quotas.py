@@ -257,6 +257,25 @@ async def test_what_was_promised_is_kept_when_the_limit_is_lowered(store: Store)
     assert (await ledger(store))["IMAGE_GB"] == (4, 0)
 
 
+async def test_what_is_left_is_what_nobody_has_and_what_was_reserved_for_oneself(store: Store) -> None:
+    store.quotas = limited(STORED_BYTES=5000, IMAGE_GB=10, IMAGES=9)
+    for name, size_gb in (("a", 3), ("b", 4), ("c", None)):
+        await insert(store, name, size_gb)
+    first, second, third = await claim(store, 3)
+    await end(store, first, made(first, 3, 4096))
+
+    async def left(held: Claim) -> dict[Metric, int]:
+        return {metric: remainder.amount for metric, remainder in (await store.left(held)).items()}
+
+    assert await left(second) == {Metric.IMAGE_GB: 10 - 3 - 1, Metric.STORED_BYTES: 5000 - 4096 - 1}
+    assert await left(third) == {Metric.IMAGE_GB: 10 - 3 - 4, Metric.STORED_BYTES: 5000 - 4096 - 1}
+
+    store.quotas = limited(STORED_BYTES=10, IMAGE_GB=2)
+    assert await left(second) == {Metric.IMAGE_GB: 4, Metric.STORED_BYTES: 1}  # what was promised is kept
+    store.quotas = limited(IMAGES=2)
+    assert await left(second) == {}
+
+
 async def test_a_stale_claim_settles_nothing(store: Store) -> None:
     await insert(store, "i")
     [held] = await claim(store)
@@ -461,7 +480,7 @@ class Ledger(RuleBasedStateMachine):
     def claim(self, limit: int) -> Any:
         owner = f"boot-{self._number}"
         begun = self._store.claim(owner, limit, NOW, NOW + LEASE, lambda before: apply(before, Claimed(), NOW))
-        return multiple(*self._run(begun))
+        return multiple(*self._run(begun).claims)
 
     @rule(held=consumes(claims))
     def give_back(self, held: Claim) -> None:

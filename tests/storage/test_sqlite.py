@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import anyio
 import pytest
@@ -233,20 +234,71 @@ async def test_a_lock_held_by_somebody_else_passes(tmp_path: Path, monkeypatch: 
         assert (await accept(store)).created
 
 
+def io_error(tx: Transaction) -> None:
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
+    raise error
+
+
 async def test_after_an_input_output_error_nothing_is_written_any_more(tmp_path: Path) -> None:
     migrate(tmp_path / "state.db", "state")
     writer = Writer(tmp_path / "state.db")
-
-    def fail(tx: Transaction) -> None:
-        error = sqlite3.OperationalError("disk I/O error")
-        error.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
-        raise error
-
     with pytest.raises(StoreError, match="disk I/O error"):
-        await writer.run(fail)
+        await writer.run(io_error)
     with pytest.raises(StoreError, match="disk I/O error"):
         await writer.run(lambda tx: None)
     await writer.close()
+
+
+async def test_whoever_waits_for_that_hears_of_it(tmp_path: Path) -> None:
+    heard = []
+
+    async def listen() -> None:
+        try:
+            await store.until_broken()
+        except StoreError as error:
+            heard.append(str(error))
+
+    async with SqliteStore(OPTIONS, tmp_path) as store, anyio.create_task_group() as group:
+        group.start_soon(listen)
+        with pytest.raises(StoreError):
+            await store._writer.run(io_error)
+    assert heard == ["the database cannot be used: disk I/O error"]
+
+
+async def test_a_rollback_that_fails_is_the_end_and_every_waiter_hears_of_it(tmp_path: Path) -> None:
+    migrate(tmp_path / "state.db", "state")
+    writer = Writer(tmp_path / "state.db")
+    real = writer._connection
+
+    def refuse(*_: object) -> None:
+        raise sqlite3.OperationalError("cannot rollback")
+
+    def fail(tx: Transaction) -> None:
+        writer._connection = SimpleNamespace(in_transaction=True, execute=refuse, close=real.close)  # type: ignore[assignment]
+        raise sqlite3.OperationalError("something")
+
+    with pytest.raises(StoreError, match="something"):
+        await writer.run(fail)
+    with pytest.raises(StoreError, match="something"):
+        await writer.run(lambda tx: None)
+    with pytest.raises(StoreError, match="something"):
+        await writer.until_broken()
+    await writer.close()
+
+
+async def test_an_error_of_ours_fails_its_own_function_and_nobody_else_s(tmp_path: Path) -> None:
+    async with SqliteStore(OPTIONS, tmp_path) as store:
+
+        async def stumble() -> None:
+            with pytest.raises(ZeroDivisionError):
+                await store._writer.run(lambda tx: 1 // 0)
+
+        async with anyio.create_task_group() as group:
+            for number in range(20):
+                group.start_soon(stumble)
+                group.start_soon(accept, store, f"i-{number}")
+        assert (await store.totals()).pending == 20
 
 
 # ---------------------------------------------------------------------------------------------- recovery

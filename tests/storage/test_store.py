@@ -7,12 +7,12 @@ import pytest
 from msgspec.structs import replace
 from tests.storage.records import LEASE, NOW, accept, claim, operation, request
 
-from imageopsd.model.errors import AlreadyExists, LeaseLost, NotFound, RequestIdReused
+from imageopsd.model.errors import AlreadyExists, LeaseLost, NotFinished, NotFound, RequestIdReused
 from imageopsd.model.events import Deferred, Failed, Interrupted, Progressed, Succeeded
 from imageopsd.model.image import DeprecationStatus, ImageFacts, ImageStatus, published
 from imageopsd.model.lifecycle import apply
 from imageopsd.model.operation import ErrorEntry, Operation, Status
-from imageopsd.ports import Claim, Forget, Publish, Store, Totals
+from imageopsd.ports import Claim, Forget, Page, Publish, Store, Totals
 
 REQUEST_ID = "11111111-2222-3333-4444-555555555555"
 ENTRY = ErrorEntry(code="X", message="x")
@@ -90,6 +90,77 @@ async def test_what_is_not_done_keeps_its_request_id_however_old(store: Store) -
     first = await accept(store, request_id=REQUEST_ID)
     again = await accept(store, request_id=REQUEST_ID, forget_requests_before=NOW + LEASE)
     assert again.operation.id == first.operation.id
+
+
+async def deleted(store: Store) -> Operation:
+    """An operation that has ended, was deleted, and had a request id."""
+    await accept(store, request_id=REQUEST_ID)
+    [held] = await claim(store)
+    done = await finish(store, held)
+    await store.delete_operation("p", done.name)
+    return done
+
+
+async def test_a_deleted_operation_is_shown_nowhere(store: Store) -> None:
+    before = await store.totals()
+    gone = await deleted(store)
+    for reference in (gone.name, gone.id, REQUEST_ID):
+        for project in ("p", None):
+            for read in (store.operation, store.request_of):
+                with pytest.raises(NotFound):
+                    await read(project, reference)
+        with pytest.raises(NotFound):
+            await store.delete_operation("p", reference)
+    for project in ("p", None):
+        assert await store.operations(project, 10, None, newest_first=True) == Page([], more=False)
+    assert await store.totals() == replace(before, succeeded=before.succeeded + 1)
+    assert await store.newest_id() == int(gone.id)
+
+
+async def test_a_repeat_of_a_deleted_operation_runs_nothing_and_is_answered_with_it(store: Store) -> None:
+    gone = await deleted(store)
+    again = await accept(store, request_id=REQUEST_ID, reserve=True, forget_requests_before=NOW)
+    assert (again.operation, again.created) == (gone, False)
+    assert await store.repeated("p", request(request_id=REQUEST_ID), forget_requests_before=NOW) == gone
+    assert await claim(store) == []
+    with pytest.raises(NotFound):
+        await store.image("p", "i")
+    assert (await accept(store, request_id=REQUEST_ID, project="q")).created
+
+
+async def test_another_request_under_a_deleted_operations_id_is_refused(store: Store) -> None:
+    gone = await deleted(store)
+    with pytest.raises(RequestIdReused, match=gone.name):
+        await accept(store, "other", request_id=REQUEST_ID)
+    with pytest.raises(RequestIdReused):
+        await store.repeated("p", request("other", request_id=REQUEST_ID))
+
+
+async def test_the_request_id_of_a_deleted_operation_is_forgotten_after_its_window(store: Store) -> None:
+    await deleted(store)
+    later = NOW + timedelta(milliseconds=1)
+    assert await store.repeated("p", request("j", REQUEST_ID), forget_requests_before=later) is None
+    new = await accept(store, "j", request_id=REQUEST_ID, forget_requests_before=later)
+    assert new.created
+    assert (await accept(store, "j", request_id=REQUEST_ID)).operation == new.operation  # and now it is this one's
+
+
+async def test_what_is_kept_of_deleted_operations_goes_when_it_is_told_to_and_no_more_at_a_time(store: Store) -> None:
+    for number in range(3):
+        await accept(store, f"i-{number}", request_id=f"{number}{REQUEST_ID[1:]}")
+        [held] = await claim(store)
+        await store.delete_operation("p", (await finish(store, held)).name)
+    later = NOW + timedelta(days=1)
+    assert await store.forget_requests(before=NOW, limit=2) == 0
+    assert [await store.forget_requests(before=later, limit=2) for _ in range(3)] == [2, 1, 0]
+    assert (await accept(store, "i-0", request_id=f"0{REQUEST_ID[1:]}")).created
+
+
+async def test_only_what_is_done_is_deleted(store: Store) -> None:
+    first = await accept(store, request_id=REQUEST_ID)
+    with pytest.raises(NotFinished):
+        await store.delete_operation("p", first.operation.name)
+    assert await store.operation("p", first.operation.name) == first.operation
 
 
 async def test_the_same_request_id_in_two_projects_is_two_requests(store: Store) -> None:
@@ -178,8 +249,8 @@ async def test_a_deferred_operation_keeps_its_lane_and_waits_for_its_time(store:
     (held,) = await claim(store)
     until = NOW + timedelta(seconds=10)
     await store.defer(held, apply(held.operation, Deferred(1, 5, ENTRY, until), NOW), until)
-    assert await store.next_due() == until
-    assert await claim(store, now=NOW + timedelta(seconds=9)) == []
+    early = await store.claim("boot-1", 10, NOW + timedelta(seconds=9), until + LEASE, lambda before: before)
+    assert (early.claims, early.next_due) == ([], until)
     (again,) = await claim(store, now=until)
     assert (again.operation.id, again.attempt) == (first.operation.id, 2)
     assert again.token != held.token

@@ -25,7 +25,8 @@ async def put(store: Store, name: str, project: str = "p", *, minutes: float = 0
 
 
 async def take(store: Store, seats: int, **options) -> list[Claim]:
-    return await store.claim("boot", seats, NOW, NOW + LEASE, lambda one: apply(one, Claimed(), NOW), **options)
+    taken = await store.claim("boot", seats, NOW, NOW + LEASE, lambda one: apply(one, Claimed(), NOW), **options)
+    return taken.claims
 
 
 async def names(store: Store, seats: int, **options) -> list[str]:

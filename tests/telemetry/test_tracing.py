@@ -13,6 +13,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 from tests.engine.conftest import Clock, Engine, HandBackend
 
+from imageopsd.model.access import LOCAL
 from imageopsd.model.errors import PermanentFailure, TemporaryFailure
 from imageopsd.model.events import Cancelled, Deferred, Interrupted, Postponed, Reason
 from imageopsd.model.image import Image, RawDisk
@@ -48,7 +49,7 @@ class Traced:
     async def insert(self, traceparent: str | None = SUBMITTER, **more: Any) -> Operation:
         image = Image(name="i", raw_disk=RawDisk(source=SECRET_SOURCE))
         request = InsertImage(project="p", image=image, traceparent=traceparent, **more)
-        operation: Operation = await self.engine.ops.submit(request, user="test")
+        operation: Operation = await self.engine.ops.submit(request, by=LOCAL)
         return operation
 
     async def heard(self, event: type) -> None:

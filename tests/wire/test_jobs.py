@@ -67,7 +67,7 @@ def test_a_jobs_traceparent_is_kept_as_the_daemon_writes_it() -> None:
         (INSERT | {"body": BODY | {"nmae": "x"}}, "resource.nmae", "Did you mean 'name'?"),
         (INSERT | {"body": BODY | {"rawDisk": {"sorce": "x"}}}, "resource.rawDisk.sorce", "Did you mean 'source'?"),
         (INSERT | {"body": BODY | {"name": 3}}, "resource.name", "Expected a string, got an integer"),
-        (INSERT | {"body": BODY | {"labels": {"a": 1}}}, "resource.labels[]", "Expected a string, got an integer"),
+        (INSERT | {"body": BODY | {"labels": {"a": 1}}}, "resource.labels.a", "Expected a string, got an integer"),
         (INSERT | {"body": BODY | {"diskSizeGb": "ten"}}, "resource.diskSizeGb", "Expected a 64-bit integer"),
         (INSERT | {"body": BODY | {"diskSizeGb": True}}, "resource.diskSizeGb", "Expected a 64-bit integer"),
         (INSERT | {"body": BODY | {"diskSizeGb": str(2**70)}}, "resource.diskSizeGb", "64-bit"),

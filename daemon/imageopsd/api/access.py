@@ -220,10 +220,10 @@ class Access:
             return False
         return True
 
-    def refuse(self, who: Caller, permission: Permission, body: bytes = b"") -> Answer:
-        """The answer to somebody known who lacks a permission; `body` is that of their request."""
+    def refuse(self, who: Caller, permission: Permission, body: bytes = b"", version: str = "v1") -> Answer:
+        """The answer to somebody known who lacks a permission; `body` is that of their request, `version` the API's."""
         if permission.name == "compute.images.list" and permission.project in PUBLIC_IMAGE_PROJECTS:
-            return Answer(HTTPStatus.OK, _no_images(permission.project))
+            return Answer(HTTPStatus.OK, _no_images(permission.project, version))
         self._refused("forbidden")
         log.info("caller refused", user=who.name, permission=permission.name, resource=permission.resource)
         error: RequestError = PermissionDenied(_with_name(permission, body))
@@ -253,8 +253,8 @@ def _challenge(error: Unauthenticated) -> Answer:
     return Answer(error.http_status, msgspec.json.encode(body), {"WWW-Authenticate": challenge})
 
 
-def _no_images(project: str) -> bytes:
-    return encode_list("compute#imageList", project, "images", [], None)
+def _no_images(project: str, version: str) -> bytes:
+    return encode_list("compute#imageList", project, "images", [], None, version)
 
 
 class _Named(msgspec.Struct):

@@ -18,7 +18,8 @@ from imageopsd.wire.json_body import parse
 
 class Call(msgspec.Struct, frozen=True):
     """`path` is as it was sent, percent-encoded; `version` and `parameters` are what the route found in it;
-    `traceparent` is as `model.trace.read_traceparent` gives it."""
+    `traceparent` is as `model.trace.read_traceparent` gives it; `deadline` is when, in seconds of the event loop's
+    clock, waiting for anything must end so that the HTTP request is answered in time."""
 
     method: str
     path: str
@@ -26,6 +27,7 @@ class Call(msgspec.Struct, frozen=True):
     body: bytes
     caller: Caller = ANONYMOUS
     traceparent: str | None = None
+    deadline: float = 0.0
     version: str = "v1"
     parameters: Mapping[str, str] = {}
 
@@ -87,9 +89,11 @@ class Dispatcher:
         version = parameters.pop("version")
         try:
             call.caller.check(needed(route.method, route.path, parameters))
+            if parameters.get("project", ANY_PROJECT) != ANY_PROJECT:
+                check_project(parameters["project"])
             body = await route.handler(msgspec.structs.replace(call, version=version, parameters=parameters))
         except PermissionDenied as error:
-            return self._access.refuse(call.caller, error.permission, call.body)
+            return self._access.refuse(call.caller, error.permission, call.body, version)
         except Exception as error:
             return answer_to_error(error, call.method, unquote(call.path))
         return Answer(HTTPStatus.OK, body)

@@ -1,11 +1,15 @@
 """The Compute REST paths over HTTP: `/compute/{v1,beta}/…` and `/batch/compute/{v1,beta}`, one state behind them."""
 
 import asyncio
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
+from anyio import current_time
 from msgspec.structs import replace
+from yarl import URL
 
 from imageopsd.api import batch, openapi
 from imageopsd.api.access import Access, caller
@@ -19,22 +23,26 @@ from imageopsd.model.errors import InvalidRequest
 from imageopsd.model.trace import read_traceparent
 
 WAIT_LIMIT = 45.0
-"""Seconds until `operations.wait` answers with the operation as it is: googleapiclient gives up on its socket
-after 60 s, and a client that is answered at once with RUNNING would spin."""
+"""Seconds that one HTTP request may wait for operations to end, all parts of a batch together; then it is answered with
+the operations as they are. googleapiclient gives up on its socket after 60 s, and a client that is answered at once
+with RUNNING would spin."""
+FORM = "application/x-www-form-urlencoded"
 BODY_LIMIT = 30.0
 """Seconds until the whole body of a request must be there; none is larger than a megabyte."""
 
 
 class ComputeApi:
-    """`access` is whose middleware stands before it, or nobody is asked for a token. `wait_limit` in seconds."""
+    """`access` is whose middleware stands before it, or nobody is asked for a token. `wait_limit` in seconds,
+    as WAIT_LIMIT."""
 
     def __init__(self, ops: ImageOps, access: Access | None = None, *, wait_limit: float = WAIT_LIMIT) -> None:
         routes = [
             *ImageCalls(ops).routes(),
             *MachineImageCalls(ops).routes(),
-            *OperationCalls(ops, wait_limit).routes(),
+            *OperationCalls(ops).routes(),
             *Neighbours(ops).routes(),
         ]
+        self._wait_limit = wait_limit
         self._dispatcher = Dispatcher(routes, access or Access(None))
         self._describe = partial(openapi.document, routes)
 
@@ -46,14 +54,12 @@ class ComputeApi:
         ]
 
     async def _call(self, request: web.Request) -> web.Response:
-        call = Call(
-            method=request.method,
-            path=request.rel_url.raw_path,
-            query=request.query,
-            body=await _body(request),
-            caller=caller(request),
-            traceparent=_traceparent(request),
-        )
+        body = await _body(request)
+        method: str = request.method
+        query: Mapping[str, str] = request.query
+        if _is_long_get(request):
+            method, query, body = "GET", _whole_query(request.rel_url, body), b""
+        call = Call(method=method, path=request.rel_url.raw_path, query=query, body=body, **self._of_request(request))
         return (await self._dispatcher.answer(call)).response()
 
     async def _openapi(self, request: web.Request) -> web.Response:
@@ -62,11 +68,36 @@ class ComputeApi:
 
     async def _batch(self, request: web.Request) -> web.Response:
         parts = batch.read(request.headers.get("Content-Type", ""), await _body(request))
-        who = caller(request)  # whatever the parts' own headers say: one request, one token
-        common = {"caller": who, "traceparent": _traceparent(request)}
+        common = self._of_request(request)
         answers = [(part, await self._dispatcher.answer(replace(part.call, **common))) for part in parts]
         content_type, body = batch.write(answers)
         return web.Response(body=body, headers={"Content-Type": content_type})
+
+    def _of_request(self, request: web.Request) -> dict[str, Any]:
+        """What all calls in one HTTP request share, whatever the headers of a batch's parts say: whose token it is,
+        the trace, and when it must be answered."""
+        return {
+            "caller": caller(request),
+            "traceparent": _traceparent(request),
+            "deadline": current_time() + self._wait_limit,
+        }
+
+
+def _is_long_get(request: web.Request) -> bool:
+    """Whether a GET is meant: googleapiclient sends one whose URL is over 2048 characters as a POST that has its query
+    for a form (`HttpRequest.execute`). As with all of Google's APIs, only POST can be overridden."""
+    return (
+        request.method == "POST"
+        and request.headers.get("X-HTTP-Method-Override", "").upper() == "GET"
+        and request.content_type == FORM
+    )
+
+
+def _whole_query(url: URL, form: bytes) -> Mapping[str, str]:
+    """That of the URL, and before what it leaves to the form: there googleapiclient puts the token of each next page
+    (`methodNext`), beside a form that has gone to the server already."""
+    parts = url.raw_query_string, form.decode("latin-1")
+    return URL.build(query_string="&".join(filter(None, parts)), encoded=True).query
 
 
 def _traceparent(request: web.Request) -> str | None:

@@ -12,6 +12,9 @@ from imageopsd.wire.compute import encode_error, encode_failure
 
 log = structlog.stdlib.get_logger(__name__)
 
+STORE_RETRY_AFTER = "5"
+"""Seconds after which a store that could not be written is tried again here as well (`engine.gate.LOOK_AGAIN`)."""
+
 _REASONS = {
     HTTPStatus.FORBIDDEN: ("forbidden", "PERMISSION_DENIED"),
     HTTPStatus.NOT_FOUND: ("notFound", "NOT_FOUND"),
@@ -53,7 +56,7 @@ def answer_to_error(error: Exception, method: str, path: str) -> Answer:
             return Answer(error.http_status, encode_error(error), headers)
         case StoreError():
             log.error("store unavailable", path=path, error=str(error))
-            return failed(HTTPStatus.SERVICE_UNAVAILABLE, str(error))
+            return failed(HTTPStatus.SERVICE_UNAVAILABLE, str(error), {"Retry-After": STORE_RETRY_AFTER})
         case ConnectionError():  # the caller went away in the middle; nobody reads this
             return failed(HTTPStatus.BAD_REQUEST, "The connection was lost")
         case web.HTTPException():

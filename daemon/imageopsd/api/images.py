@@ -7,6 +7,7 @@ from msgspec.structs import replace
 from imageopsd.api.calls import Call, Route
 from imageopsd.api.pages import ListQuery
 from imageopsd.engine.imageops import ImageOps
+from imageopsd.model.policy import Permissions
 from imageopsd.model.requests import (
     AnyRequest,
     DeleteImage,
@@ -18,7 +19,6 @@ from imageopsd.model.requests import (
 from imageopsd.model.resource import IMAGES
 from imageopsd.model.rules import check
 from imageopsd.wire.compute import (
-    as_of,
     encode,
     encode_list,
     ignored_in_patch,
@@ -29,6 +29,7 @@ from imageopsd.wire.compute import (
     undeclared_in_insert,
 )
 from imageopsd.wire.iam import read_permissions, read_policy
+from imageopsd.wire.versions import as_of
 
 COLLECTION = "projects/{project}/global/images"
 
@@ -64,7 +65,7 @@ class ImageCalls:
             InsertImage(
                 project=call.project,
                 request_id=call.query.get("requestId"),
-                image=read_image(body),
+                image=read_image(body, call.version),
                 ignored=undeclared_in_insert(body),
                 force_create=call.boolean("forceCreate"),
             ),
@@ -78,7 +79,7 @@ class ImageCalls:
                 project=call.project,
                 request_id=call.query.get("requestId"),
                 image=call.parameters["image"],
-                patch=read_patch(body),
+                patch=read_patch(body, call.version),
                 ignored=ignored_in_patch(body),
             ),
         )
@@ -90,7 +91,7 @@ class ImageCalls:
                 project=call.project,
                 request_id=call.query.get("requestId"),
                 image=call.parameters["image"],
-                deprecation=read_deprecation(call.json() if call.body else {}),
+                deprecation=read_deprecation(call.json() if call.body else {}, call.version),
             ),
         )
 
@@ -119,9 +120,7 @@ class ImageCalls:
 
     async def _submit(self, call: Call, request: AnyRequest) -> bytes:
         request = replace(check(request), traceparent=call.traceparent)
-        if isinstance(request, InsertImage):
-            call.caller.check_sources(request.image)
-        return encode(await self._ops.submit(request, user=call.caller.name, version=call.version))
+        return encode(await self._ops.submit(request, by=call.caller, version=call.version))
 
     # -------------------------------------------------------------------------------------------- reading
 
@@ -132,9 +131,9 @@ class ImageCalls:
         return encode(as_of(call.version, await self._ops.newest_in_family(call.project, call.parameters["family"])))
 
     async def list(self, call: Call) -> bytes:
-        items, token = await ListQuery.of(IMAGES, call.query).page(partial(self._ops.images, call.project))
-        shown = [as_of(call.version, item) for item in items]
-        return encode_list("compute#imageList", call.project, IMAGES, shown, token)
+        fetch = partial(self._ops.images, call.project)
+        items, token = await ListQuery.of(IMAGES, call.query).page(fetch, partial(as_of, call.version))
+        return encode_list("compute#imageList", call.project, IMAGES, items, token, call.version)
 
     # ----------------------------------------------------------------------------------------------- IAM
 
@@ -146,6 +145,7 @@ class ImageCalls:
         return encode(await self._ops.set_policy(IMAGES, call.project, call.parameters["image"], policy))
 
     async def test_permissions(self, call: Call) -> bytes:
-        """All that were asked for: who may call at all may do what its token's scopes say, not what a policy says."""
+        """What the caller's token is good for, not what a policy says: nothing goes by that."""
+        asked = read_permissions(call.json())
         await self._ops.image(call.project, call.parameters["image"])
-        return encode(read_permissions(call.json()))
+        return encode(Permissions(call.caller.granted(asked.permissions, IMAGES)))

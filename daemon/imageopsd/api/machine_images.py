@@ -7,11 +7,13 @@ from msgspec.structs import replace
 from imageopsd.api.calls import Call, Route
 from imageopsd.api.pages import ListQuery
 from imageopsd.engine.imageops import ImageOps
+from imageopsd.model.policy import Permissions
 from imageopsd.model.requests import AnyRequest, DeleteMachineImage, InsertMachineImage, LabelMachineImage
 from imageopsd.model.resource import MACHINE_IMAGES
 from imageopsd.model.rules import check
-from imageopsd.wire.compute import as_of, encode, encode_list, read_labels, read_machine_image
+from imageopsd.wire.compute import encode, encode_list, read_labels, read_machine_image
 from imageopsd.wire.iam import read_permissions, read_policy
+from imageopsd.wire.versions import as_of
 
 COLLECTION = "projects/{project}/global/machineImages"
 
@@ -70,9 +72,7 @@ class MachineImageCalls:
 
     async def _submit(self, call: Call, request: AnyRequest) -> bytes:
         request = replace(check(request), traceparent=call.traceparent)
-        if isinstance(request, InsertMachineImage):
-            call.caller.check_sources(request.machine_image)
-        return encode(await self._ops.submit(request, user=call.caller.name, version=call.version))
+        return encode(await self._ops.submit(request, by=call.caller, version=call.version))
 
     async def get(self, call: Call) -> bytes:
         found = await self._ops.machine_image(call.project, call.parameters["machineImage"])
@@ -80,9 +80,8 @@ class MachineImageCalls:
 
     async def list(self, call: Call) -> bytes:
         fetch = partial(self._ops.machine_images, call.project)
-        items, token = await ListQuery.of(MACHINE_IMAGES, call.query).page(fetch)
-        shown = [as_of(call.version, item) for item in items]
-        return encode_list("compute#machineImageList", call.project, MACHINE_IMAGES, shown, token)
+        items, token = await ListQuery.of(MACHINE_IMAGES, call.query).page(fetch, partial(as_of, call.version))
+        return encode_list("compute#machineImageList", call.project, MACHINE_IMAGES, items, token, call.version)
 
     async def get_policy(self, call: Call) -> bytes:
         return encode(await self._ops.policy(MACHINE_IMAGES, call.project, call.parameters["machineImage"]))
@@ -92,6 +91,7 @@ class MachineImageCalls:
         return encode(await self._ops.set_policy(MACHINE_IMAGES, call.project, call.parameters["machineImage"], policy))
 
     async def test_permissions(self, call: Call) -> bytes:
-        """All that were asked for; see `ImageCalls.test_permissions`."""
+        """See `ImageCalls.test_permissions`."""
+        asked = read_permissions(call.json())
         await self._ops.machine_image(call.project, call.parameters["machineImage"])
-        return encode(read_permissions(call.json()))
+        return encode(Permissions(call.caller.granted(asked.permissions, MACHINE_IMAGES)))

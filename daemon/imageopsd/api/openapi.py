@@ -29,7 +29,8 @@ from imageopsd.wire.compute import OUTPUT_ONLY, LabelsRequest
 Schema = dict[str, Any]
 
 DESCRIPTION = """Compute Engine's images, machine images and operations. Whatever changes something answers with an \
-Operation; follow it with its `wait`. v1 and beta are two names for one state. Members of a body that are null, \"\", \
+Operation; follow it with its `wait`. v1 and beta are two names for one state; v1 neither knows nor shows \
+`locked`, `rolloutOverride` and `stateOverride`. Members of a body that are null, \"\", \
 {} or [] count as absent, except that an empty string clears what `images.patch` names. Read-only members may be sent \
 and are ignored; query parameters that are not named here are ignored too."""
 

@@ -2,6 +2,8 @@
 
 from functools import partial
 
+from anyio import current_time
+
 from imageopsd.api.calls import Call, Route
 from imageopsd.api.pages import ListQuery
 from imageopsd.engine.imageops import ImageOps
@@ -18,11 +20,10 @@ ELSEWHERE = (
 
 
 class OperationCalls:
-    """`wait_limit` is the longest that a wait is held, in seconds."""
+    """Each handler reads, calls one verb, writes."""
 
-    def __init__(self, ops: ImageOps, wait_limit: float) -> None:
+    def __init__(self, ops: ImageOps) -> None:
         self._ops = ops
-        self._wait_limit = wait_limit
 
     def routes(self) -> list[Route]:
         one = f"{COLLECTION}/{{operation}}"
@@ -49,7 +50,8 @@ class OperationCalls:
 
     async def wait(self, call: Call) -> bytes:
         # the body is empty or the two bytes "" (npm): nothing is asked in it
-        return encode(await self._ops.wait(call.scope, call.parameters["operation"], self._wait_limit))
+        limit = max(0.0, call.deadline - current_time())
+        return encode(await self._ops.wait(call.scope, call.parameters["operation"], limit))
 
     async def delete(self, call: Call) -> bytes:
         """Forgets the record of a finished operation. `{}` and not an empty body: google-cloud-compute parses it."""
@@ -67,7 +69,7 @@ class OperationCalls:
             call.scope,
             call.parameters["operation"],
             request_id=call.query.get("requestId"),
-            user=call.caller.name,
+            by=call.caller,
             version=call.version,
             traceparent=call.traceparent,
         )
@@ -75,11 +77,12 @@ class OperationCalls:
 
     async def list(self, call: Call) -> bytes:
         items, token = await ListQuery.of("operations", call.query).page(partial(self._ops.operations, call.scope))
-        return encode_list("compute#operationList", call.parameters["project"], "operations", items, token)
+        project = call.parameters["project"]
+        return encode_list("compute#operationList", project, "operations", items, token, call.version)
 
     async def aggregated_list(self, call: Call) -> bytes:
         items, token = await ListQuery.of("operations", call.query).page(partial(self._ops.operations, call.project))
-        return encode_aggregated(call.project, items, token)
+        return encode_aggregated(call.project, items, token, call.version)
 
     async def list_elsewhere(self, call: Call) -> bytes:
         ListQuery.of("operations", call.query)

@@ -32,11 +32,34 @@ AIP-158 allows; otherwise a filter that matches nothing would cost as much as th
 FILTER_SLICE = 0.01
 """Seconds that filtering may hold the event loop before others have their turn."""
 
-FIELDS = {
-    "images": frozenset(field.encode_name for field in msgspec.structs.fields(Image)) | {"kind"},
-    "machineImages": frozenset(field.encode_name for field in msgspec.structs.fields(MachineImage)) | {"kind"},
-    "operations": frozenset(field.encode_name for field in msgspec.structs.fields(Operation)) | {"kind"},
+ABSENT = {
+    "images": frozenset({"locked", "rolloutOverride"}),  # beta's
+    "machineImages": frozenset[str](),
+    "operations": frozenset(
+        {
+            "creationTimestamp",
+            "getHealthOperationMetadata",
+            "getVersionOperationMetadata",
+            "instancesBulkInsertOperationMetadata",
+            "region",
+            "setCommonInstanceMetadataOperationMetadata",
+            "zone",
+        }
+    ),
 }
+"""Fields that Compute's records may have and ours never do: a filter may ask for them, and they are not there."""
+
+
+def _fields(record: type[msgspec.Struct], collection: str) -> frozenset[str]:
+    return ABSENT[collection].union({"kind"}, (field.encode_name for field in msgspec.structs.fields(record)))
+
+
+FIELDS = {
+    "images": _fields(Image, "images"),
+    "machineImages": _fields(MachineImage, "machineImages"),
+    "operations": _fields(Operation, "operations"),
+}
+"""What a filter's path may begin with."""
 
 
 class _Token(msgspec.Struct, frozen=True, array_like=True):
@@ -69,19 +92,22 @@ class ListQuery(msgspec.Struct, frozen=True):
         wanted = compile_filter(query["filter"], FIELDS[collection]) if query.get("filter") else None
         return cls(collection, int(text or 0) or LARGEST_PAGE, newest_first, position, wanted)
 
-    async def page(self, fetch: Fetch[T]) -> tuple[list[T], str | None]:
-        """The records that were asked for, and the token of the next page if there is one."""
+    async def page(
+        self, fetch: Fetch[T], shown: Callable[[T], T] = lambda record: record
+    ) -> tuple[list[T], str | None]:
+        """The records that were asked for, `shown` as an answer has them, which is also how a filter sees them; and the
+        token of the next page if there is one."""
         if self.wanted is None:
             page = await fetch(self.limit, self.position, self.newest_first)
-            return page.items, self._token(page.items[-1]) if page.more else None
-        return await self._filtered(fetch, self.wanted)
+            return [shown(record) for record in page.items], self._token(page.items[-1]) if page.more else None
+        return await self._filtered(fetch, shown, self.wanted)
 
-    async def _filtered(self, fetch: Fetch[T], wanted: Filter) -> tuple[list[T], str | None]:
+    async def _filtered(self, fetch: Fetch[T], shown: Callable[[T], T], wanted: Filter) -> tuple[list[T], str | None]:
         found: list[T] = []
         position, seen, turn = self.position, 0, monotonic()
         while True:
             page = await fetch(LARGEST_PAGE, position, self.newest_first)
-            for number, record in enumerate(page.items, start=1):
+            for number, record in enumerate(map(shown, page.items), start=1):
                 if monotonic() - turn > FILTER_SLICE:
                     await anyio.lowlevel.checkpoint()
                     turn = monotonic()

@@ -15,8 +15,8 @@ from imageopsd.telemetry.metrics import Metrics
 
 
 class Scrape:
-    """Brings `metrics` up to date: first what memory has, then what the queue and the store count, last the disk, which
-    may not answer."""
+    """Brings `metrics`, and the quotas of `board`, up to date: first what memory has, then what the queue and the store
+    count, last the disk, which may not answer."""
 
     def __init__(
         self,
@@ -43,7 +43,8 @@ class Scrape:
         age = self._clock().timestamp() - depth.oldest.timestamp() if depth.oldest else 0.0
         self._metrics.set_depths(depth.waiting, depth.dead, max(age, 0.0), self._board.pending)
         usage = await self._store.usage(None, self._clock()) if self._store.quotas else ()
-        self._metrics.set_quota_use(self._store.quotas.fullest(usage))
+        self._board.quotas = self._store.quotas.reached(usage)
+        self._metrics.set_quota_use(self._board.quotas)
         await self._from_disk()
 
     def _from_memory(self) -> None:

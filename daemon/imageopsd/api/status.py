@@ -1,22 +1,26 @@
-"""The status endpoint: probes and `/status` from memory, `/metrics` for Prometheus."""
+"""The status endpoint: probes from memory alone; `/status` and, for Prometheus, `/metrics` after a short look at what
+the queue and the store count."""
 
 import json
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import anyio
 from aiohttp import web
 from prometheus_client.exposition import choose_encoder
 
+from imageopsd.model.errors import StoreError
 from imageopsd.telemetry.board import Board
 from imageopsd.telemetry.metrics import Metrics
 
 REFRESH_LIMIT = 2.0
-"""Seconds a scrape waits for fresh queue depths; then it shows the last ones rather than nothing."""
+"""Seconds a scrape waits for fresh queue depths and quotas; then it shows the last ones rather than nothing."""
 
 
 class StatusApi:
-    """`refresh` brings the depths in `metrics` up to date; probes wait neither for it nor for backend or queue."""
+    """`refresh` brings `metrics` and the board's quotas up to date; probes wait neither for it nor for backend or
+    queue."""
 
     def __init__(self, board: Board, metrics: Metrics, refresh: Callable[[], Awaitable[None]]) -> None:
         self._board = board
@@ -48,14 +52,19 @@ class StatusApi:
     def _probe(self, good: bool) -> web.Response:
         return web.Response(status=200 if good else 503, text=f"{self._board.state}\n")
 
+    async def _look(self) -> None:
+        with anyio.move_on_after(REFRESH_LIMIT), suppress(StoreError):
+            await self._refresh()
+
     async def status(self, request: web.Request) -> web.Response:
+        await self._look()
+
         def dump(value: Any) -> str:
             return json.dumps(value, indent=2) + "\n"
 
-        return web.json_response(self._board.snapshot(), dumps=dump)
+        return web.json_response(self._board.snapshot() | {"quotas": self._board.fullest_quotas()}, dumps=dump)
 
     async def metrics(self, request: web.Request) -> web.Response:
-        with anyio.move_on_after(REFRESH_LIMIT):
-            await self._refresh()
+        await self._look()
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
         return web.Response(body=encode(self._metrics.registry), headers={"Content-Type": content_type})

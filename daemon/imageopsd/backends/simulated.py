@@ -22,7 +22,7 @@ from imageopsd.model.image import ImageFacts
 from imageopsd.model.machine_image import MachineImageFacts, MachineImageTask
 from imageopsd.model.operation import OperationWarning
 from imageopsd.model.quota import EVERY_PROJECT, Limit, Metric, refusal
-from imageopsd.ports import DeleteTask, InsertTask, PatchTask, Reporter
+from imageopsd.ports import DeleteTask, InsertTask, MachineImagePatchTask, PatchTask, Reporter
 
 TICKS = 20
 """How often an image without a script tells of its progress."""
@@ -35,7 +35,7 @@ QUOTA = Limit(project=EVERY_PROJECT, metric=Metric.IMAGES, limit=2000)
 K = TypeVar("K")
 V = TypeVar("V")
 
-Verb = Literal["insert", "patch", "delete", "insert-machine-image", "delete-machine-image"]
+Verb = Literal["insert", "patch", "delete", "insert-machine-image", "patch-machine-image", "delete-machine-image"]
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -157,10 +157,16 @@ class SimulatedBackend:
         if made is None:
             if self._begin(task.operation_id, "insert-machine-image", task.machine_image.id):
                 await self._take_time("insert-machine-image", task.machine_image.name, None, report)
-            made = MachineImageFacts(total_storage_bytes=0, properties={"machineType": "simulated"}, stored_bytes=0)
+            machine = {"machineType": "simulated"}
+            made = MachineImageFacts(0, machine, instance_properties=machine, stored_bytes=0)
             _remember(self._machine_images, task.operation_id, made)
             self._note(task.operation_id, "insert-machine-image")
         return made
+
+    async def patch_machine_image(self, task: MachineImagePatchTask, report: Reporter) -> None:
+        if self._begin(task.operation_id, "patch-machine-image", task.after.id):
+            await _play(self._script("patch-machine-image", task.after.name) or (), None, report)
+        self._note(task.operation_id, "patch-machine-image")
 
     async def delete_machine_image(self, task: DeleteTask, report: Reporter) -> None:
         if self._begin(task.operation_id, "delete-machine-image", task.id):

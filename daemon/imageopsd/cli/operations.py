@@ -5,10 +5,10 @@ from typing import Any
 import click
 
 from imageopsd.cli.client import Client
-from imageopsd.cli.exits import Exit
+from imageopsd.cli.following import follow_all, outcome
 from imageopsd.cli.options import connected, output_format
 from imageopsd.cli.serve import Duration
-from imageopsd.cli.show import Follower, interruptible, outcome, show, show_one
+from imageopsd.cli.show import show, show_one
 from imageopsd.model.durations import Seconds
 
 COLUMNS = {
@@ -19,6 +19,7 @@ COLUMNS = {
     "PROGRESS": "progress",
     "INSERTED": "insertTime",
     "ERROR": "error.errors.code",
+    "WARNINGS": "warnings",
 }
 
 
@@ -39,8 +40,15 @@ def list_operations(
     """List operations, the newest first."""
     records = client.list("operations", limit)
     if form == "table":
-        records = [{**r, "targetLink": r["targetLink"].partition("/projects/")[2]} for r in records]
+        records = [
+            {**r, "targetLink": r["targetLink"].partition("/projects/")[2], "warnings": _codes(r)} for r in records
+        ]
     show(records, form, COLUMNS)
+
+
+def _codes(operation: dict[str, Any]) -> str:
+    """Those of its warnings, each once."""
+    return ", ".join(dict.fromkeys(warning["code"] for warning in operation.get("warnings", [])))
 
 
 @operations.command()
@@ -68,19 +76,13 @@ def wait(
     names: tuple[str, ...],
 ) -> None:
     """Wait until operations are DONE; exit code 1 if one of them failed."""
-    ended: list[dict[str, Any]] = []
-    with interruptible(lambda: names[len(ended) :]), Follower() as follower:
-        for name in names:
-            for operation in client.follow(name, timeout):
-                follower.update(operation)
-            ended.append(operation)
+    ended, code = follow_all([(name, client.follow(name, timeout)) for name in names])
     if form == "table":
         for operation in ended:
             click.echo(f"{operation['name']} {outcome(operation)}")
     else:
         show_one(ended, form)
-    if any("error" in operation for operation in ended):
-        raise SystemExit(Exit.FAILED)
+    raise SystemExit(code)
 
 
 @operations.command()

@@ -1,22 +1,22 @@
-"""How commands show records: a table for people, JSON and YAML for programs, a bar for what is under way."""
+"""How commands show records: a table for people, JSON and YAML for programs."""
 
 import json
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import click
 
-from imageopsd.cli.exits import INTERRUPTED
-
 GAP = "  "
 WHOLE = frozenset({"NAME", "ID", "STATUS", "INSERTED", "CREATED", "REFUSED", "OLDEST"})
 """Columns that are of no use when shortened."""
-EXPENDABLE = ("ARCHIVE_BYTES", "INSERTED", "CREATED", "REFUSED", "TYPE", "PROGRESS", "SIZE_GB", "FAMILY", "DEPRECATED")
-"""Columns that a terminal can do without, those that are missed least first."""
+EXPENDABLE = (
+    "ARCHIVE_BYTES", "INSERTED", "CREATED", "REFUSED", "WARNINGS",
+    "TYPE", "PROGRESS", "SIZE_GB", "FAMILY", "DEPRECATED",
+)  # fmt: skip
+"""Columns that a terminal can do without, those that are missed least first, and before them those that are empty."""
 TOLD_BY_THE_END = frozenset({"TARGET"})
 NARROWEST = 10
 """Characters below which a column is hardly worth keeping, while there is one that can be left out."""
@@ -30,6 +30,59 @@ def show(records: Sequence[dict[str, Any]], form: str, columns: dict[str, str]) 
         _table([{head: _field(record, field) for head, field in columns.items()} for record in records], columns)
     else:
         show_one(records, form)
+
+
+class Rows:
+    """The same where each record takes its time: a table's rows come one by one, and a terminal shows on stderr what
+    goes on meanwhile. `expected` are records as wide as those to come, in their order; any may stay away."""
+
+    def __init__(self, form: str, columns: dict[str, str], expected: Sequence[dict[str, Any]]) -> None:
+        self._form = form
+        self._columns = columns
+        self._shown: list[dict[str, Any]] = []
+        self._terminal = sys.stderr.isatty()
+        self._nothing = not expected and sys.stdout.isatty()
+        cells = {
+            head: [head, *(plain(_field(record, field)) for record in expected)] for head, field in columns.items()
+        }
+        if sys.stdout.isatty():
+            cells = _fitted(cells, shutil.get_terminal_size().columns)
+        self._widths = {head: max(map(len, texts)) for head, texts in cells.items()}
+
+    def __enter__(self) -> "Rows":
+        if self._form == "table":
+            if self._nothing:
+                click.echo("nothing to show", err=True)
+            else:
+                self._line({head: head for head in self._widths})
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._clear()
+        if self._form != "table":
+            show_one(self._shown, self._form)
+
+    def doing(self, what: str) -> None:
+        if self._terminal:
+            self._clear()
+            click.echo(what, nl=False, err=True)
+
+    def say(self, text: str) -> None:
+        self._clear()
+        click.echo(text, err=True)
+
+    def add(self, record: dict[str, Any]) -> None:
+        self._shown.append(record)
+        if self._form == "table":
+            self._clear()
+            self._line({head: plain(_field(record, self._columns[head])) for head in self._widths})
+
+    def _line(self, row: dict[str, str]) -> None:
+        click.echo(GAP.join(_cut(row[head], width, head).ljust(width) for head, width in self._widths.items()).rstrip())
+
+    def _clear(self) -> None:
+        if self._terminal:
+            click.echo("\r\x1b[K", nl=False, err=True)
 
 
 def show_one(record: Any, form: str) -> None:
@@ -57,7 +110,7 @@ def _table(rows: list[dict[str, str]], columns: Iterable[str]) -> None:
     if not rows and on_terminal:
         click.echo("nothing to show", err=True)
         return
-    cells = {column: [column, *(_plain(row[column]) for row in rows)] for column in columns}
+    cells = {column: [column, *(plain(row[column]) for row in rows)] for column in columns}
     if on_terminal:
         cells = _fitted(cells, shutil.get_terminal_size().columns)
     widths = [max(map(len, column)) for column in cells.values()]
@@ -65,7 +118,7 @@ def _table(rows: list[dict[str, str]], columns: Iterable[str]) -> None:
         click.echo(GAP.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """On one line, without what a terminal would obey, and times without their milliseconds."""
     printable = "".join(character if character.isprintable() else " " for character in text)
     return _TIME.sub(r"\1\2", printable)
@@ -75,7 +128,7 @@ def _fitted(cells: dict[str, list[str]], room: int) -> dict[str, list[str]]:
     """The columns made to fit into `room` characters, as far as that leaves them their use: names are never cut."""
     widths = {column: max(map(len, texts)) for column, texts in cells.items()}
     least = {column: width if column in WHOLE else min(width, NARROWEST) for column, width in widths.items()}
-    for column in EXPENDABLE:
+    for column in sorted(EXPENDABLE, key=lambda column: any(cells.get(column, ())[1:])):
         if sum(least.values()) + len(GAP) * (len(least) - 1) > room:
             least.pop(column, None)
     widths = {column: widths[column] for column in least}
@@ -96,68 +149,3 @@ def _cut(text: str, width: int, column: str) -> str:
     if column in TOLD_BY_THE_END and text != column:
         return f"…{text[len(text) - width + 1 :]}"
     return f"{text[: width - 1]}…"
-
-
-class Follower:
-    """Shows operations under way on stderr: bars on a terminal, a line at each change elsewhere."""
-
-    def __init__(self) -> None:
-        self._bars: Any = None
-        self._tasks: dict[str, Any] = {}
-        self._last: dict[str, tuple[Any, ...]] = {}
-        if sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
-
-            self._bars = Progress(
-                TextColumn("{task.description}", markup=False),
-                BarColumn(),
-                TaskProgressColumn(),
-                TimeElapsedColumn(),
-                TextColumn("{task.fields[message]}", markup=False),
-                console=Console(stderr=True),
-            )
-
-    def __enter__(self) -> "Follower":
-        if self._bars is not None:
-            self._bars.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bars is not None:
-            self._bars.stop()
-
-    def update(self, operation: dict[str, Any]) -> None:
-        name, message = operation["name"], operation.get("statusMessage", "")
-        title = f"{operation['operationType']} {operation['targetLink'].rpartition('/')[2]}"
-        if operation["status"] == "DONE":
-            message = outcome(operation)
-        if self._bars is not None:
-            if name not in self._tasks:
-                self._tasks[name] = self._bars.add_task(title, total=100, message="")
-            self._bars.update(self._tasks[name], completed=operation["progress"], message=message)
-            return
-        state = (operation["status"], operation["progress"], message)
-        if self._last.get(name) != state:
-            self._last[name] = state
-            click.echo(f"{title}  {operation['status']} {operation['progress']}%  {message}".rstrip(), err=True)
-
-
-@contextmanager
-def interruptible(names: Callable[[], Sequence[str]]) -> Iterator[None]:
-    """Within, Ctrl-C ends the waiting but not the work, and tells how to go on waiting for `names`."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        left = names()
-        goes, them = ("the job goes on", "it") if len(left) == 1 else ("the jobs go on", "them")
-        click.echo(f"\n{goes}; follow {them} with: imageopsd operations wait {' '.join(left)}", err=True)
-        raise SystemExit(INTERRUPTED) from None
-
-
-def outcome(operation: dict[str, Any]) -> str:
-    """How a DONE operation ended, in a line."""
-    if "error" not in operation:
-        return "ok"
-    first = operation["error"]["errors"][0]
-    return f"{first['code']}: {first['message']}"

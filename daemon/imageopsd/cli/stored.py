@@ -1,7 +1,10 @@
 """`imageopsd images verify|export|rebuild`: what lies on this host, whether a daemon runs on it or not."""
 
+import errno
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +13,12 @@ import click
 from imageopsd import plugins
 from imageopsd.cli.exits import Exit, Failure
 from imageopsd.cli.options import configured, output_format
-from imageopsd.cli.show import show
+from imageopsd.cli.show import Rows, show
 from imageopsd.config import Loaded
 from imageopsd.model.errors import AlreadyExists, InvalidRequest, PermanentFailure, StoreError
 from imageopsd.model.image import Image
 from imageopsd.model.keys import KEY_BYTES, key_from_text
+from imageopsd.model.machine_image import MachineImage
 from imageopsd.ports import Inventory, Keeper, Kept
 
 MAX_KEY_FILE = 1024
@@ -37,25 +41,26 @@ def verify(loaded: Loaded, form: str, project: str | None, names: tuple[str, ...
     missing = [name for name in names if name not in {_name(kept) for kept in chosen}]
     if missing:
         raise Failure(Exit.NOT_FOUND, f"not found on this host: {', '.join(missing)}")
-    records = [_looked_at(keeper, kept) for kept in chosen]
-    show(records, form, {"PROJECT": "project", "NAME": "name", "ID": "id", "RESULT": "result"})
-    damaged = [record for record in records if record["damage"]]
-    for record in damaged:
-        for problem in record["damage"]:
-            click.echo(f"{record['project']}/{record['name']}: {problem}", err=True)
-    if damaged:
-        raise Failure(Exit.FAILED, f"{len(damaged)} of {len(records)} are damaged")
+    records: list[dict[str, Any]] = []
+    columns = {"PROJECT": "project", "NAME": "name", "ID": "id", "RESULT": "result"}
+    with Rows(form, columns, [_row(kept, "DAMAGED") for kept in chosen]) as rows:
+        for number, kept in enumerate(chosen, 1):
+            rows.doing(f"reading {kept.project}/{_name(kept)} ({number} of {len(chosen)})")
+            try:
+                damage = list(keeper.damage(kept))
+            except FileNotFoundError:
+                rows.say(f"{kept.project}/{_name(kept)} was deleted meanwhile")
+                continue
+            records.append(_row(kept, "DAMAGED" if damage else "OK") | {"damage": damage})
+            rows.add(records[-1])
+            for problem in damage:
+                rows.say(f"{kept.project}/{_name(kept)}: {problem}")
+    if damaged := sum(bool(record["damage"]) for record in records):
+        raise Failure(Exit.FAILED, f"{damaged} of {len(records)} are damaged")
 
 
-def _looked_at(keeper: Keeper, kept: Kept) -> dict[str, Any]:
-    damage = list(keeper.damage(kept))
-    return {
-        "project": kept.project,
-        "name": _name(kept),
-        "id": str(kept.id),
-        "result": "DAMAGED" if damage else "OK",
-        "damage": damage,
-    }
+def _row(kept: Kept, result: str) -> dict[str, Any]:
+    return {"project": kept.project, "name": _name(kept), "id": str(kept.id), "result": result}
 
 
 @click.command()
@@ -65,44 +70,82 @@ def _looked_at(keeper: Keeper, kept: Kept) -> dict[str, Any]:
 @click.option(
     "--key-file",
     type=click.Path(path_type=Path, allow_dash=True),
-    help="The customer's key of an encrypted image: 32 bytes, or the same in base64.",
+    help="The customer's key of what is encrypted: 32 bytes, or the same in base64.",
 )
+@click.option("--disk", metavar="N|DEVICE", help="Which disk of a machine image: its number, or its device name.")
 @click.argument("name")
 @click.argument("file")
-def export(loaded: Loaded, project: str | None, archive: bool, key_file: Path | None, name: str, file: str) -> None:
-    """Write an image's disk to FILE, which must not exist, or to standard output (-). Holes stay holes."""
+def export(
+    loaded: Loaded,
+    project: str | None,
+    archive: bool,
+    key_file: Path | None,
+    disk: str | None,
+    name: str,
+    file: str,
+) -> None:
+    """Write an image's disk, or one of a machine image's, to FILE, which must not exist, or to standard output (-).
+    Holes stay holes."""
     keeper = _keeper(loaded)
-    found = [
-        kept
-        for kept in keeper.kept()
-        if isinstance(kept.resource, Image) and name == kept.resource.name and project in (None, kept.project)
-    ]
+    kept = _named(keeper, project, name, disk)
+    key = None if key_file is None else _key(key_file)
+    with _export_failures(file):
+        if file == "-":
+            keeper.export(kept, sys.stdout.buffer, packed=archive, disk=disk, key=key)
+            return
+        with open(file, "xb", opener=_private) as target:
+            try:
+                keeper.export(kept, target, packed=archive, disk=disk, key=key)
+                os.fsync(target.fileno())
+            except BaseException:
+                Path(file).unlink(missing_ok=True)
+                raise
+        _sync_directory(Path(file).parent)
+
+
+def _named(keeper: Keeper, project: str | None, name: str, disk: str | None) -> Kept:
+    """An image goes before a machine image of the same name, unless a `disk` is named. Raises Failure 3, UsageError."""
+    matching = [kept for kept in keeper.kept() if name == _name(kept) and project in (None, kept.project)]
+    images = [kept for kept in matching if isinstance(kept.resource, Image)] if disk is None else []
+    found = images or [kept for kept in matching if isinstance(kept.resource, MachineImage)]
+    kind = "image" if images or disk is None else "machine image"
     if not found:
-        raise Failure(Exit.NOT_FOUND, f"no image '{name}' on this host")
+        raise Failure(Exit.NOT_FOUND, f"no {kind} '{name}' on this host")
     if len(found) > 1:
         projects = ", ".join(kept.project for kept in found)
         raise click.UsageError(f"Missing option '--project': there is an image '{name}' in each of {projects}.")
-    key = None if key_file is None else _key(key_file)
-    if file == "-":
-        try:
-            keeper.export(found[0], sys.stdout.buffer, packed=archive, key=key)
-        except PermanentFailure as error:
-            raise Failure(Exit.FAILED, str(error)) from None
-        return
+    return found[0]
+
+
+@contextmanager
+def _export_failures(file: str) -> Iterator[None]:
+    """Raises Failure, UsageError."""
     try:
-        target = open(file, "xb")  # noqa: SIM115 - closed below
-    except OSError as error:
-        raise Failure(Exit.FAILED, f"cannot write {file}: {error.strerror}") from None
-    try:
-        with target:
-            keeper.export(found[0], target, packed=archive, key=key)
-    except BaseException as error:
-        Path(file).unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise Failure(Exit.FAILED, f"cannot write {file}: {error.strerror or error}") from None
-        if isinstance(error, PermanentFailure):
-            raise Failure(Exit.FAILED, str(error)) from None
+        yield
+    except InvalidRequest as error:
+        raise click.UsageError(f"Invalid value for '--disk': {error.message}") from None
+    except PermanentFailure as error:
+        raise Failure(Exit.FAILED, str(error)) from None
+    except BrokenPipeError:  # whoever read it knows
         raise
+    except OSError as error:
+        if error.errno == errno.ENOENT and error.filename != file:
+            raise Failure(Exit.NOT_FOUND, "it was deleted meanwhile") from None
+        place = "standard output" if file == "-" else file
+        raise Failure(Exit.FAILED, f"cannot write {place}: {error.strerror or error}") from None
+
+
+def _private(name: str, flags: int) -> int:
+    """What is encrypted at rest is not to become everybody's on its way out."""
+    return os.open(name, flags | os.O_CLOEXEC, 0o600)
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _key(file: Path) -> bytes:
@@ -149,7 +192,7 @@ async def _rebuild(loaded: Loaded, keeper: Keeper) -> tuple[Sequence[dict[str, A
                 problems.append(f"{kept.place}: its manifest is gone, damaged, or of a version before resources")
                 continue
             try:
-                if await store.restore(kept.project, kept.resource):
+                if await store.restore(kept.project, kept.resource, kept.stored_bytes):
                     restored.append({"project": kept.project, "name": _name(kept), "id": str(kept.id)})
             except AlreadyExists as error:
                 problems.append(f"{kept.place}: {error}")

@@ -14,10 +14,10 @@ import click
 
 from imageopsd.cli.client import POLL_INTERVAL, Client
 from imageopsd.cli.exits import Exit, Failure
+from imageopsd.cli.following import follow_all
 from imageopsd.cli.options import addressed, configured
 from imageopsd.cli.queue import with_queue
 from imageopsd.cli.serve import Duration
-from imageopsd.cli.show import Follower, interruptible
 from imageopsd.config import Loaded, Settings
 from imageopsd.keys import Keyring
 from imageopsd.model.durations import Seconds
@@ -37,7 +37,7 @@ MAX_FILE_BYTES = 64 * MAX_JOB_BYTES
 @click.command()
 @configured
 @addressed
-@click.option("--wait", "follow", is_flag=True, help="Follow the operations to their end; exit code 1 if one fails.")
+@click.option("--wait", "follow", is_flag=True, help="Follow all operations to their end; exit code 1 if one fails.")
 @click.option("--timeout", type=Duration(), metavar="10m", help="With --wait: give up after so long (exit code 4).")
 @click.argument("files", metavar="FILE...|-", type=click.Path(path_type=Path, allow_dash=True), nargs=-1, required=True)
 def submit(
@@ -67,8 +67,13 @@ def submit(
     for job in jobs:
         click.echo(job.id)
     sys.stdout.flush()
-    if follow and not _all_succeed(loaded.settings, server, list(zip(jobs, receipts, strict=True)), timeout):
-        raise SystemExit(Exit.FAILED)
+    if follow:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        submitted = zip(jobs, receipts, strict=True)
+        _, code = follow_all(
+            [(job.id, _followed(loaded.settings, server, job, receipt, deadline)) for job, receipt in submitted]
+        )
+        raise SystemExit(code)
 
 
 # ------------------------------------------------------------------------------------------------- reading
@@ -201,22 +206,13 @@ def _constant(text: str) -> NoReturn:
 # ----------------------------------------------------------------------------------------------- following
 
 
-def _all_succeed(
-    settings: Settings, server: str | None, submitted: list[tuple[_Prepared, Receipt]], timeout: float | None
-) -> bool:
-    """Follows the jobs' operations, one after the other, and shows how far they are."""
-    deadline = None if timeout is None else time.monotonic() + timeout
-    failed = False
-    left = [job.id for job, _ in submitted]
-    with interruptible(lambda: left), Follower() as follower:
-        for job, receipt in submitted:
-            client = Client.of(settings, server, job.project)
-            _await_operation(client, settings, job, receipt, deadline)
-            for operation in client.follow(job.id, None if deadline is None else deadline - time.monotonic()):
-                follower.update(operation)
-            failed = failed or "error" in operation
-            left.remove(job.id)
-    return not failed
+def _followed(
+    settings: Settings, server: str | None, job: _Prepared, receipt: Receipt, deadline: float | None
+) -> Iterator[dict[str, Any]]:
+    """The job's operation again and again until it is DONE. Raises Failure 1, 3, 4 or 5."""
+    client = Client.of(settings, server, job.project)
+    _await_operation(client, settings, job, receipt, deadline)
+    yield from client.follow(job.id, None if deadline is None else deadline - time.monotonic())
 
 
 def _await_operation(

@@ -1,5 +1,8 @@
 """How much is not done yet, and whether more may be taken on: a daemon that accepts without end keeps no promise."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import anyio
 
 from imageopsd.engine.bus import EventBus
@@ -13,13 +16,20 @@ class Backlog:
     def __init__(self, bus: EventBus, limit: int, count: int = 0) -> None:
         self._limit = limit
         self._count = count
+        self._entering = 0
         self._eased = anyio.Event()
         bus.subscribe(self._hear)
 
-    def check(self) -> None:
-        """Raises Overloaded if there is no room for one more."""
-        if self._count >= self._limit:
+    @contextmanager
+    def entering(self) -> Iterator[None]:
+        """Keeps a place for one that is being accepted in the block. Raises Overloaded if there is no room for it."""
+        if self._count + self._entering >= self._limit:
             raise Overloaded(self._limit)
+        self._entering += 1
+        try:
+            yield
+        finally:
+            self._entering -= 1
 
     async def eased(self) -> None:
         """Waits until half of it is done: who stopped because it was full does not begin again for a single place."""

@@ -1,6 +1,7 @@
 """What each verb asks of the backend, and how the catalogue looks afterwards."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 from msgspec.structs import replace
 
@@ -8,20 +9,24 @@ from imageopsd.engine.asking import Asking
 from imageopsd.engine.source_keys import image_keys, machine_image_keys
 from imageopsd.model.errors import (
     ConditionNotMet,
+    InvalidRequest,
     NotFound,
     NotYet,
     PermanentFailure,
     QuotaExceeded,
     RequestError,
+    ReservationExceeded,
     TemporaryFailure,
     Unavailable,
 )
 from imageopsd.model.events import Verb
-from imageopsd.model.image import Image, ImageStatus, deprecated, labelled, patched, published
+from imageopsd.model.image import Image, ImageStatus, labelled, published
+from imageopsd.model.image_changes import deprecated, patched
 from imageopsd.model.keys import Keys
 from imageopsd.model.machine_image import MachineImage, MachineImageStatus, MachineImageTask, asked
 from imageopsd.model.machine_image import published as machine_image_published
 from imageopsd.model.names import image_path
+from imageopsd.model.quota import Metric, Remainder, refusal
 from imageopsd.model.requests import (
     AnyRequest,
     DeleteImage,
@@ -42,6 +47,7 @@ from imageopsd.ports import (
     DeleteTask,
     Forget,
     InsertTask,
+    MachineImagePatchTask,
     PatchTask,
     Publish,
     Reporter,
@@ -70,31 +76,25 @@ class Effects:
         match request, target:
             case InsertImage(), Image() as image:
                 return await self._insert(claim, image, report)
-            case PatchImage(patch=patch), Image() as image:
-                return await self._change(claim, image, patched(image, patch, self._clock()), report)
-            case DeprecateImage(deprecation=deprecation), Image() as image:
-                return await self._change(claim, image, deprecated(image, deprecation, self._clock()), report)
+            case ((PatchImage() | DeprecateImage() as wanted), Image() as image):
+                return await self._change(claim, image, _changed(image, wanted, self._clock()), report)
             case LabelImage(labels=labels, label_fingerprint=seen), Image() as image:
                 _check_seen(seen, image)
                 return await self._change(claim, image, labelled(image, labels), report)
             case DeleteImage(), Image() as image:
                 await self._store.show(claim, replace(image, status=ImageStatus.DELETING))
-                task = DeleteTask(claim.operation.id, claim.project, int(image.id or 0), str(image.name))
+                task = _removal(claim, image)
                 await self._delete_image(task, report)
                 return Forget(task.id)
             case InsertMachineImage(machine_image=wanted), MachineImage() as machine_image:
                 return await self._insert_machine_image(claim, asked(machine_image, wanted), machine_image, report)
             case LabelMachineImage(labels=labels, label_fingerprint=seen), MachineImage() as machine_image:
                 _check_seen(seen, machine_image)
-                return Publish(labelled(machine_image, labels))
+                return await self._change_machine_image(claim, machine_image, labelled(machine_image, labels), report)
             case DeleteMachineImage(), MachineImage() as machine_image:
-                task = DeleteTask(
-                    claim.operation.id, claim.project, int(machine_image.id or 0), str(machine_image.name)
-                )
                 await self._store.show(claim, replace(machine_image, status=MachineImageStatus.DELETING))
-                await self._ask(
-                    Verb.DELETE_MACHINE_IMAGE, self._backend.delete_machine_image(task, report), task.operation_id
-                )
+                task = _removal(claim, machine_image)
+                await self._delete_machine_image(task, report)
                 return Forget(task.id)
         # an operation before this one in the lane has removed it
         raise _refused(NotFound(resource_path(request.collection, claim.project, request.target)))
@@ -104,25 +104,20 @@ class Effects:
     ) -> CatalogueChange:
         await self._store.show(claim, replace(reserved, status=MachineImageStatus.UPLOADING))
         keys = machine_image_keys(self._opened(claim), claim.project, wanted)
-        task = MachineImageTask(claim.operation.id, claim.project, wanted, keys)
-        facts = await self._ask(
-            Verb.INSERT_MACHINE_IMAGE, self._backend.insert_machine_image(task, report), task.operation_id
-        )
+        left = await self._left(claim)
+        task = MachineImageTask(claim.operation.id, claim.project, wanted, keys, _amount(left, Metric.STORED_BYTES))
+        with _refusing(left):
+            facts = await self._ask(
+                Verb.INSERT_MACHINE_IMAGE, self._backend.insert_machine_image(task, report), task.operation_id
+            )
         stored_bytes = facts.stored_bytes or 0
-        await self._settle(
-            claim,
-            reserved,
-            0,
-            stored_bytes,
-            lambda made: self._ask(
-                Verb.DELETE_MACHINE_IMAGE, self._backend.delete_machine_image(made, report), made.operation_id
-            ),
-        )
+        await self._settle(claim, reserved, 0, stored_bytes, lambda made: self._delete_machine_image(made, report))
         return Publish(machine_image_published(reserved, facts), stored_bytes)
 
     async def _insert(self, claim: Claim, image: Image, report: Reporter) -> CatalogueChange:
         source = await self._source(image)
         keys = image_keys(self._opened(claim), source)
+        left = await self._left(claim)
         task = InsertTask(
             operation_id=claim.operation.id,
             project=claim.project,
@@ -130,18 +125,20 @@ class Effects:
             source=source,
             force=isinstance(claim.request, InsertImage) and claim.request.force_create,
             checkpoint=claim.checkpoint,
+            reserved_bytes=_amount(left, Metric.STORED_BYTES),
+            reserved_gb=_amount(left, Metric.IMAGE_GB),
             keys=keys,
         )
-        facts = await self._ask(Verb.INSERT_IMAGE, self._backend.insert_image(task, report), task.operation_id)
+        with _refusing(left):
+            facts = await self._ask(Verb.INSERT_IMAGE, self._backend.insert_image(task, report), task.operation_id)
         stored_bytes = facts.stored_bytes or 0
-        await self._settle(
-            claim,
-            image,
-            facts.disk_size_gb,
-            stored_bytes,
-            lambda made: self._delete_image(made, report),
-        )
+        size_gb = facts.disk_size_gb
+        await self._settle(claim, image, size_gb, stored_bytes, lambda made: self._delete_image(made, report))
         return Publish(published(image, facts), stored_bytes)
+
+    async def _left(self, claim: Claim) -> Mapping[Metric, Remainder]:
+        """What the quotas leave for what is made; nothing is asked where there are none."""
+        return await self._store.left(claim) if self._store.quotas.of(claim.project) else {}
 
     async def _settle(
         self,
@@ -158,7 +155,7 @@ class Effects:
         try:
             await self._store.settle(claim, size_gb, stored_bytes)
         except QuotaExceeded:
-            await remove(DeleteTask(claim.operation.id, claim.project, int(reserved.id or 0), str(reserved.name)))
+            await remove(_removal(claim, reserved))
             raise
 
     async def _change(self, claim: Claim, before: Image, after: Image, report: Reporter) -> CatalogueChange:
@@ -170,12 +167,22 @@ class Effects:
             )
         return Publish(after)
 
+    async def _change_machine_image(
+        self, claim: Claim, before: MachineImage, after: MachineImage, report: Reporter
+    ) -> CatalogueChange:
+        if after != before:
+            task = MachineImagePatchTask(claim.operation.id, claim.project, before, after)
+            await self._ask(
+                Verb.PATCH_MACHINE_IMAGE, self._backend.patch_machine_image(task, report), claim.operation.id
+            )
+        return Publish(after)
+
     async def _delete_image(self, task: DeleteTask, report: Reporter) -> None:
         await self._ask(Verb.DELETE_IMAGE, self._backend.delete_image(task, report), task.operation_id)
 
     async def _delete_machine_image(self, task: DeleteTask, report: Reporter) -> None:
-        answer = self._backend.delete_machine_image(task, report)
-        await self._ask(Verb.DELETE_MACHINE_IMAGE, answer, task.operation_id)
+        gone = self._backend.delete_machine_image(task, report)
+        await self._ask(Verb.DELETE_MACHINE_IMAGE, gone, task.operation_id)
 
     def _opened(self, claim: Claim) -> Keys:
         """The customer's keys. Raises PermanentFailure, and TemporaryFailure while the daemon's own cannot be read."""
@@ -215,10 +222,38 @@ def undone(request: AnyRequest, target: Resource | None) -> CatalogueChange:
     return None
 
 
+def _changed(image: Image, request: PatchImage | DeprecateImage, now: Time) -> Image:
+    """What a change means may depend on what the operations before it in the lane have made of the image."""
+    try:
+        if isinstance(request, PatchImage):
+            return patched(image, request.patch, now)
+        return deprecated(image, request.deprecation, now)
+    except InvalidRequest as error:
+        raise _refused(error) from error
+
+
+def _amount(left: Mapping[Metric, Remainder], metric: Metric) -> int | None:
+    return left[metric].amount if metric in left else None
+
+
+@contextmanager
+def _refusing(left: Mapping[Metric, Remainder]) -> Iterator[None]:
+    """What finds its bounds too narrow is refused by the limit that has set them. Raises QuotaExceeded."""
+    try:
+        yield
+    except ReservationExceeded as error:
+        metric = Metric(error.metric)
+        raise refusal(metric, left[metric].limit) from error
+
+
 def _check_seen(fingerprint: str, resource: Resource) -> None:
     """The labels may have changed since admission, by an operation before this one in the lane."""
     if fingerprint != resource.label_fingerprint:
         raise _refused(ConditionNotMet())
+
+
+def _removal(claim: Claim, resource: Resource) -> DeleteTask:
+    return DeleteTask(claim.operation.id, claim.project, int(resource.id or 0), str(resource.name))
 
 
 def _refused(error: RequestError) -> PermanentFailure:

@@ -14,7 +14,7 @@ from imageopsd.engine.imageops import Clock
 from imageopsd.model.breaker import Breaker, BreakerPolicy
 from imageopsd.model.errors import BackendFailure, StoreUnavailable, TemporaryFailure
 from imageopsd.model.events import Happening, Obstacle, ObstacleTurned, StoreTroubled
-from imageopsd.ports import Pause, Store
+from imageopsd.ports import Claim, Pause, Store
 
 LOOK_AGAIN = 5.0
 """Seconds until a backend that cannot work, or a store that cannot be written, is looked at again."""
@@ -81,20 +81,20 @@ class Gate:
             return self._clock() + timedelta(seconds=self._look_again)
         return None
 
-    def began(self, project: str) -> None:
-        self._running[project] += 1
-        self._breaker.started()
+    def began(self, claim: Claim) -> None:
+        self._running[claim.project] += 1
+        self._breaker.started(claim.operation.id)
 
-    def ended(self, project: str) -> None:
-        self._running[project] -= 1
-        if not self._running[project]:
-            del self._running[project]
-        self._breaker.undecided()
+    def ended(self, claim: Claim) -> None:
+        self._running[claim.project] -= 1
+        if not self._running[claim.project]:
+            del self._running[claim.project]
+        self._breaker.ended(claim.operation.id)
 
-    def heard_of_backend(self, failure: BackendFailure | None) -> None:
+    def heard_of_backend(self, claim: Claim, failure: BackendFailure | None) -> None:
         """How the backend did, when it was allowed to finish; `failure` is what it raised."""
         if isinstance(failure, TemporaryFailure) and failure.of_backend:
-            if self._breaker.failed(self._clock()):
+            if self._breaker.failed(claim.operation.id, self._clock()):
                 until = f"{self._breaker.until:%Y-%m-%d %H:%M:%S} UTC"
                 self._turn(Obstacle.BREAKER, f"{failure.entry.message.rstrip('.')}; tried again at {until}")
         elif self._breaker.worked():

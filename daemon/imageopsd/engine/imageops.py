@@ -1,16 +1,16 @@
 """The verbs, the same for every door: make operations out of requests, read what became of them."""
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import timedelta
 from uuid import UUID, uuid5
 
 import anyio
 from msgspec.structs import replace
 
-from imageopsd.engine.backlog import Backlog
 from imageopsd.engine.bus import EventBus
 from imageopsd.engine.effects import undone
+from imageopsd.model.access import Caller
 from imageopsd.model.errors import (
     ConditionNotMet,
     InvalidRequest,
@@ -52,6 +52,7 @@ from imageopsd.ports import Page, Store
 
 Clock = Callable[[], Time]
 Seal = Callable[[AnyRequest], AnyRequest]
+Room = Callable[[], AbstractContextManager[None]]
 
 OPERATION_GROUPS = UUID("0d2f61f0-6b1e-5a53-9a35-6f1a4c9be1d4")
 """Namespace of the groups that an operation and its repeats are in (RFC 9562, section 5.5). Never changes."""
@@ -59,6 +60,7 @@ OPERATION_GROUPS = UUID("0d2f61f0-6b1e-5a53-9a35-6f1a4c9be1d4")
 
 class ImageOps:
     """Every method raises a RequestError for what the caller did wrong. Requests come checked (`rules.check`).
+    `room` is entered while a request is accepted, or refuses it (`Backlog.entering`);
     `request_id_window` is for how many seconds a request id leads to its operation; `why_waiting` tells what an
     operation of a project waits for that could be started otherwise; `seal` takes customers' keys out of a request and
     puts them into it sealed (`Keyring.sealed`), or refuses them."""
@@ -70,7 +72,7 @@ class ImageOps:
         ids: IdSource,
         clock: Clock,
         *,
-        backlog: Backlog | None = None,
+        room: Room = nullcontext,
         request_id_window: float = 14 * 86400,
         why_waiting: Callable[[str], str | None] = lambda project: None,
         seal: Seal = without_keyring,
@@ -79,7 +81,7 @@ class ImageOps:
         self._bus = bus
         self._ids = ids
         self._clock = clock
-        self._backlog = backlog
+        self._room = room
         self._why_waiting = why_waiting
         self._seal = seal
         self.draining = False
@@ -88,15 +90,16 @@ class ImageOps:
     def configure(self, *, request_id_window: float) -> None:
         self._request_id_window = timedelta(seconds=request_id_window)
 
-    async def submit(self, request: AnyRequest, *, user: str, version: str = "v1") -> Operation:
-        """Records an operation for the request and returns it, durable; for a repeated request id the first one."""
+    async def submit(self, request: AnyRequest, *, by: Caller, version: str = "v1") -> Operation:
+        """Records an operation for the request and returns it, durable; for a repeated request id the first one. Every
+        door and every way to ask again comes through here, so it is here that the sources are checked."""
+        by.check_sources(request)
         if self.draining:
             raise Unavailable("The daemon is shutting down; send the request again in a moment")
         request = self._seal(request)
         try:
-            if self._backlog is not None:
-                self._backlog.check()
-            return await self._accept(request, user, version)
+            with self._room():
+                return await self._accept(request, by.name, version)
         except RequestError:
             # what refuses it now may have come with its own first time: the name it took, a source gone since
             if request.request_id and (first := await self._first(request)):
@@ -131,7 +134,7 @@ class ImageOps:
         warnings = [_ignored(name) for name in request.ignored]
         return await self._record(request, target, user, version, now, warnings=warnings)
 
-    async def refuse(self, request: AnyRequest, error: RequestError, *, user: str) -> Operation:
+    async def refuse(self, request: AnyRequest, error: RequestError, *, by: Caller) -> Operation:
         """Records an operation that ends at once with the error a REST caller would have been answered with: a job
         has nobody to answer, so its record must tell."""
         with suppress(RequestError):  # so that it has the same fingerprint as when it comes again
@@ -140,7 +143,7 @@ class ImageOps:
         entry = ErrorEntry(code=error.code, message=error.message)
         failed = Failed(errors=(entry,), http_status=error.http_status)
         nothing = Image(name=request.target)
-        return await self._record(request, nothing, user, "v1", self._clock(), failed=failed)
+        return await self._record(request, nothing, by.name, "v1", self._clock(), failed=failed)
 
     async def _record(
         self,
@@ -227,19 +230,20 @@ class ImageOps:
         reference: str,
         *,
         request_id: str | None,
-        user: str,
+        by: Caller,
         version: str = "v1",
         traceparent: str | None = None,
     ) -> Operation:
         """Does what a failed operation was to do, as a new one in the same group (`operationGroupId`) that says which
-        it repeats. Raises NotRepeatable for one that has not failed."""
+        it repeats. Whether it may be done is asked of `by`, not of who asked first. Raises NotRepeatable for one that
+        has not failed."""
         first, where, request = await self._store.request_of(project, reference)
         if first.error is None:
             state = "succeeded" if first.status is Status.DONE else f"is {first.status}"
             raise NotRepeatable(operation_path(where, first.name), state)
         group = first.operation_group_id or str(uuid5(OPERATION_GROUPS, first.name))
         again = replace(request, request_id=request_id, repeats=Repeats(first.name, group), traceparent=traceparent)
-        return await self.submit(check(again), user=user, version=version)
+        return await self.submit(check(again), by=by, version=version)
 
     # ------------------------------------------------------------------------------------------- reading
 

@@ -9,6 +9,7 @@ from imageopsd.engine.bus import EventBus
 from imageopsd.engine.gate import Gate
 from imageopsd.engine.imageops import Clock, ImageOps
 from imageopsd.engine.pulse import Pulse
+from imageopsd.model.access import QUEUE
 from imageopsd.model.errors import (
     InvalidRequest,
     Overloaded,
@@ -25,9 +26,6 @@ from imageopsd.wire.jobs import read_job
 
 BEAT = 5.0
 """Seconds between two signs of life while it waits."""
-
-USER = "queue"
-"""Who asked, on the record of a job: the queue's own access rights decided who could submit it."""
 
 
 class Intake:
@@ -89,19 +87,23 @@ class Intake:
             return await self._bury(job, error)
         except Unavailable:
             return None  # it stays in the queue for the next process
-        except RequestError as error:
-            await self._ops.refuse(request, error, user=USER)
         return await self._queue.settle([job.receipt])
 
     async def _submit(self, request: AnyRequest) -> None:
+        """Has an operation recorded for it, be it one that is refused."""
         while True:
             try:
-                await self._ops.submit(request, user=USER)
+                await self._ops.submit(request, by=QUEUE)
                 return
             except Overloaded:  # the queue is made for waiting
                 await self._patiently(self._backlog.eased)
             except StoreUnavailable:  # which everybody has been told
                 await self._patiently(self._gate.store_well)
+            except (RequestIdReused, Unavailable):
+                raise
+            except RequestError as error:
+                await self._ops.refuse(request, error, by=QUEUE)
+                return
 
     async def _patiently(self, wait: Callable[[], Awaitable[None]]) -> None:
         """Waits for something that may take hours, and is not stuck meanwhile."""
@@ -127,18 +129,20 @@ class Intake:
 
 
 def _waves(jobs: list[tuple[Job, AnyRequest]]) -> Iterator[list[tuple[Job, AnyRequest]]]:
-    """Stretches of jobs that may be recorded at the same moment, in one commit: none names an image that an
-    earlier one of its stretch makes or changes, so their order cannot matter. What a family or a numeric id means is
-    not known here, so a job that uses one begins a stretch."""
+    """Stretches of jobs that may be recorded at the same moment, in one commit: none names an image that an earlier
+    one of its stretch makes or changes, or has its request id, so their order cannot matter. What a family or a numeric
+    id means is not known here, so a job that uses one begins a stretch."""
     wave: list[tuple[Job, AnyRequest]] = []
-    touched: set[str] = set()
+    touched: set[str | None] = set()
     for job, request in jobs:
         target, source = _images_of(request)
-        if {target, source} & touched or (wave and ("/family/" in source or target.isdecimal() or source.isdecimal())):
+        if {target, source, request.request_id} & touched or (
+            wave and ("/family/" in source or target.isdecimal() or source.isdecimal())
+        ):
             yield wave
             wave, touched = [], set()
         wave.append((job, request))
-        touched.add(target)
+        touched |= {target, request.request_id}
     if wave:
         yield wave
 

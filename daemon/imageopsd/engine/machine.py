@@ -53,7 +53,7 @@ class Machine:
             bus,
             ids,
             clock,
-            backlog=self._backlog,
+            room=self._backlog.entering,
             why_waiting=self._gate.why_waiting,
             seal=keyring.sealed,
         )
@@ -69,7 +69,7 @@ class Machine:
             open_keys=keyring.opened,
         )
         self._intake = Intake(queue, self.ops, bus, clock, self._gate, self._backlog)
-        self._retention = Retention(store, queue, bus, clock, succeeded=None, failed=None, dead=None)
+        self._retention = Retention(store, queue, bus, clock, succeeded=None, failed=None, request_ids=None, dead=None)
         self._upkeep = Upkeep(
             store,
             bus,
@@ -81,12 +81,14 @@ class Machine:
             freed=self._worker.look,
         )
         self._to_the_last: list[SideTask] = [
+            store.until_broken,
+            queue.until_broken,
             self._upkeep.run,
             lambda: self._gate.heal(store),
             Deadlines(store, self.ops, bus, clock, self._gate).run,
         ]
         if isinstance(store, Inventory) and isinstance(backend, Keeper):
-            self._to_the_last.append(Housekeeping(store, backend, bus).run)
+            self._to_the_last.append(Housekeeping(store, backend, bus, freed=self._worker.look).run)
         self.configure_worker(options)
         self.configure_records(records)
         self.pulses = {"intake": self._intake.pulse, "worker": self._worker.pulse, "upkeep": self._upkeep.pulse}
@@ -111,6 +113,7 @@ class Machine:
         self._retention.configure(
             succeeded=records.keep_succeeded or None,
             failed=records.keep_failed or None,
+            request_ids=records.request_id_window,
             dead=records.keep_dead_letters or None,
         )
 

@@ -1,11 +1,12 @@
-"""Records of what ended long ago are forgotten: failures later than successes, for people come back to them.
+"""Records of what ended long ago are forgotten: failures later than successes, for people come back to them. What is
+left of those that somebody deleted goes when their request ids count no more.
 
 So are dead letters. The space of all that is gone, settled jobs too, goes back to the file system.
 """
 
 import sys
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 
 import anyio
@@ -27,8 +28,8 @@ BREATH = 0.05
 
 
 class Retention:
-    """`succeeded` and `failed` are for how many seconds such operations are kept, `dead` is for dead letters; `None` is
-    for ever."""
+    """`succeeded` and `failed` are for how many seconds such operations are kept, `request_ids` for how many a request
+    id leads to its operation, `dead` is for dead letters; `None` is for ever."""
 
     def __init__(
         self,
@@ -39,17 +40,25 @@ class Retention:
         *,
         succeeded: float | None,
         failed: float | None,
+        request_ids: float | None,
         dead: float | None,
     ) -> None:
         self._store = store
         self._queue = queue
         self._bus = bus
         self._clock = clock
-        self.configure(succeeded=succeeded, failed=failed, dead=dead)
+        self.configure(succeeded=succeeded, failed=failed, request_ids=request_ids, dead=dead)
 
-    def configure(self, *, succeeded: float | None, failed: float | None, dead: float | None) -> None:
+    def configure(
+        self, *, succeeded: float | None, failed: float | None, request_ids: float | None, dead: float | None
+    ) -> None:
         """What the next round goes by."""
-        self._succeeded, self._failed, self._dead = succeeded, failed, dead
+        self._kept: list[tuple[Callable[..., Awaitable[int]], float | None]] = [
+            (partial(self._store.forget, failed=False), succeeded),
+            (partial(self._store.forget, failed=True), failed),
+            (self._store.forget_requests, request_ids),
+            (self._queue.forget, dead),
+        ]
 
     async def run(self) -> None:
         while True:
@@ -61,19 +70,16 @@ class Retention:
 
     async def round(self) -> None:
         """Forgets all that is old enough, and gives its space, and that of all else that is gone, back."""
-        await self._forget(self._succeeded, partial(self._store.forget, failed=False))
-        await self._forget(self._failed, partial(self._store.forget, failed=True))
-        await self._forget(self._dead, self._queue.forget)
+        for forget, kept in self._kept:
+            if kept is not None:
+                await self._forget(forget, self._clock() - timedelta(seconds=kept))
         for part in (self._store, self._queue):
             left = sys.maxsize
             while 0 < (free := await part.tidy()) < left:
                 left = free
                 await anyio.sleep(BREATH)
 
-    async def _forget(self, kept: float | None, forget: Callable[..., Awaitable[int]]) -> None:
-        if kept is None:
-            return
-        before = self._clock() - timedelta(seconds=kept)
+    async def _forget(self, forget: Callable[..., Awaitable[int]], before: datetime) -> None:
         count = BATCH
         while count == BATCH:
             count = await forget(before=before, limit=BATCH)

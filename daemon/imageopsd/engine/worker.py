@@ -4,7 +4,6 @@ Every change of an operation's record goes the same way: computed (`model.lifecy
 token, then published. A stop is not a failure: interrupted work is released and its attempt given back.
 """
 
-import heapq
 import random
 import time
 from collections import deque
@@ -14,7 +13,7 @@ from http import HTTPStatus
 
 import anyio
 from anyio.abc import TaskGroup
-from structlog.contextvars import bound_contextvars
+from structlog.contextvars import bind_contextvars
 
 from imageopsd.engine.asking import Asking
 from imageopsd.engine.bus import EventBus
@@ -26,6 +25,7 @@ from imageopsd.engine.run import Run
 from imageopsd.model.errors import (
     BackendFailure,
     LeaseLost,
+    NoRoom,
     NotYet,
     PermanentFailure,
     StoreError,
@@ -125,7 +125,7 @@ class Worker:
         self._runs: set[Run] = set()
         self._dirty = anyio.Event()
         self._hint = anyio.Event()
-        self._deferred: list[datetime] = []
+        self._next_due: datetime | None = None
         self._stopping = anyio.Event()
         self._fed = anyio.Event()
         self._impatient = anyio.Event()
@@ -151,8 +151,9 @@ class Worker:
                 self.look()
             case CancelAsked(operation_id=operation_id, cancelled=cancelled):
                 run = next((run for run in self._runs if run.operation.id == operation_id), None)
-                if run is None:  # its claim is on its way to us
+                if run is None:  # its claim is on its way to us, or may be made at once
                     self._early[operation_id] = cancelled
+                    self.look()
                 else:
                     run.cancel(cancelled)
 
@@ -160,23 +161,11 @@ class Worker:
 
     async def run(self) -> None:
         """Works until `drain`. Everything it started has ended when it returns."""
-        if due := await self._first_due():
-            heapq.heappush(self._deferred, due)
         async with anyio.create_task_group() as side:
             side.start_soon(self._flush)
             async with anyio.create_task_group() as slots:
                 await self._feed(slots)
             side.cancel_scope.cancel()
-
-    async def _first_due(self) -> datetime | None:
-        """When what an earlier process deferred falls due; nothing else would tell."""
-        while not self._stopping.is_set():
-            try:
-                return await self._store.next_due()
-            except StoreUnavailable as error:
-                self._bus.publish(StoreTroubled("looking for deferred operations", error))
-                await self._gate.store_well()
-        return None
 
     async def drain(self, patience: float) -> None:
         """Claims nothing more, gives what runs `patience` seconds to end, then interrupts it."""
@@ -199,8 +188,10 @@ class Worker:
         """Claims for the free slots whenever something may have become due; no polling: a hint or a timer wakes it."""
         self.look()
         while not self._stopping.is_set():
-            with anyio.move_on_after(self._until_next_due()):
+            with anyio.move_on_after(self._until_next_due()) as timer:
                 await self._hint.wait()
+            if timer.cancelled_caught:  # it is claimed for the next free slot, and that claim tells what is due next
+                self._next_due = None
             self._hint = anyio.Event()
             self._fit(slots)
             while not self._stopping.is_set() and (seats := self._gate.seats(len(self._free))):
@@ -223,24 +214,18 @@ class Worker:
             self._free.popleft().called.set()
 
     def _until_next_due(self) -> float | None:
-        now = self._clock()
-        again = self._gate.look_again()
-        due = min((time for time in (again, *self._deferred[:1]) if time is not None), default=None)
-        if due is None:
-            return None
-        if self._deferred and self._deferred[0] <= now:
-            heapq.heappop(self._deferred)
-            return 0
-        return max((due - now).total_seconds(), 0)
+        due = min((time for time in (self._gate.look_again(), self._next_due) if time is not None), default=None)
+        return None if due is None else max((due - self._clock()).total_seconds(), 0)
 
-    def _due_at(self, until: Time) -> None:
-        heapq.heappush(self._deferred, until)
-        self.look()
+    def _due_at(self, until: datetime) -> None:
+        """Something is deferred until then; the timer stands at the first of all."""
+        self._next_due = min(until, self._next_due or until)
 
     async def _claim(self, limit: int) -> list[Claim]:
         now, began = self._clock(), self._ticks()
+        self._next_due = None
         try:
-            claims = await self._store.claim(
+            claimed = await self._store.claim(
                 self._owner,
                 limit,
                 now,
@@ -252,12 +237,14 @@ class Worker:
         except StoreUnavailable as error:
             self._bus.publish(StoreTroubled("claiming", error))
             return []
-        if claims and not self._runs:
+        if claimed.next_due is not None:
+            self._due_at(claimed.next_due)
+        if claimed.claims and not self._runs:
             self.renewed(began)
-        for claim in claims:
+        for claim in claimed.claims:
             event = Claimed(claim.attempt)
             self._bus.publish(Change(event, claim.operation, claim.project, now, claim.request.traceparent))
-        return claims
+        return claimed.claims
 
     async def _slot(self) -> None:
         while not self._stopping.is_set() and self._slots <= self._gate.slots:
@@ -267,8 +254,8 @@ class Worker:
             await seat.called.wait()
             if seat.run is not None:
                 # whatever the backend or a library logs meanwhile, in threads too, says on what it worked
-                with bound_contextvars(**_about(seat.run.claim)):
-                    await self._work(seat.run)
+                bind_contextvars(**_about(seat.run.claim))
+                await self._work(seat.run)
         self._slots -= 1
 
     # -------------------------------------------------------------------------------------- one operation
@@ -276,7 +263,7 @@ class Worker:
     def _begin(self, claim: Claim) -> Run:
         run = Run(claim, self._store, self._bus, self._clock, self._mark_dirty)
         self._runs.add(run)
-        self._gate.began(claim.project)
+        self._gate.began(claim)
         if cancelled := self._early.pop(claim.operation.id, claim.cancelled):
             run.cancel(cancelled)
         if self._impatient.is_set():
@@ -301,7 +288,7 @@ class Worker:
                 )
         finally:
             self._runs.discard(run)
-            self._gate.ended(run.claim.project)
+            self._gate.ended(run.claim)
             run.ended.set()
 
     async def _carry_out(self, run: Run) -> None:
@@ -330,18 +317,19 @@ class Worker:
         run.close()
         stopped = run.scope.cancelled_caught
         if not stopped and waiting is None:
-            self._gate.heard_of_backend(failure)
+            self._gate.heard_of_backend(claim, failure)
         with anyio.CancelScope(shield=True):  # what is known now must be written, whoever wants us to stop
             if stopped and run.stopped is Reason.SUPERSEDED:
                 raise LeaseLost(claim.operation.name)
-            if run.cancelled and (stopped or waiting or isinstance(failure, TemporaryFailure)):
+            ended_early = stopped or waiting is not None
+            if run.cancelled and ((claim.request.undoable and ended_early) or isinstance(failure, TemporaryFailure)):
                 await self._write(run, run.cancelled, self._store.finish, undone(claim.request, claim.target))
             elif stopped:
                 await self._write(run, Interrupted(STOPPED[run.stopped or Reason.SHUTDOWN]), self._store.release)
             elif failure is not None:
                 await self._fail(run, failure)
             elif waiting is not None:
-                await self._postpone(run, str(waiting))
+                await self._postpone(run, str(waiting), self._clock() + timedelta(seconds=LOOK_AGAIN))
             else:
                 await self._write(run, Succeeded(), self._store.finish, change)
 
@@ -354,23 +342,31 @@ class Worker:
             await self._store.save(claim, claim.operation)
             self.renewed(now)
 
-    async def _postpone(self, run: Run, reason: str) -> None:
-        until = self._clock() + timedelta(seconds=LOOK_AGAIN)
+    async def _postpone(self, run: Run, reason: str, until: Time) -> None:
         await self._write(run, Postponed(reason, until), self._store.release, until)
         self._due_at(until)
+        self.look()
 
     async def _fail(self, run: Run, failure: BackendFailure) -> None:
         """Tries again later if that can help, else ends the operation."""
-        claim, now = run.claim, self._clock()
-        if isinstance(failure, TemporaryFailure) and (
-            until := self.retry.next_try(claim.attempt, now, self._dice(), failure.delay, run.operation.start_time)
-        ):
+        claim, now, began = run.claim, self._clock(), run.operation.start_time
+        match failure:
+            case NoRoom():
+                until = self.retry.next_look(now, self._dice(), began)
+            case TemporaryFailure():
+                until = self.retry.next_try(claim.attempt, now, self._dice(), failure.delay, began)
+            case _:
+                until = None
+        if until is None:
+            change = undone(claim.request, claim.target)
+            await self._write(run, Failed((failure.entry,), failure.http_status), self._store.finish, change)
+        elif isinstance(failure, NoRoom):
+            await self._postpone(run, f"{failure} It is tried again when there is.", until)
+        else:
             event = Deferred(claim.attempt, self.retry.attempts, failure.entry, until)
             await self._write(run, event, self._store.defer, until)
             self._due_at(until)
-            return
-        change = undone(claim.request, claim.target)
-        await self._write(run, Failed((failure.entry,), failure.http_status), self._store.finish, change)
+            self.look()
 
     async def _write(self, run: Run, event: Event, method: Callable[..., Awaitable[None]], *arguments: object) -> None:
         """Ends the claim by `method`. A full disk or a lock is waited out: the outcome is known and must not be lost;

@@ -7,7 +7,7 @@ The file and the requests are read by `api.access`. Names and sentences are Comp
 
 import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from enum import StrEnum
 from hashlib import sha256
@@ -18,6 +18,7 @@ import msgspec
 
 from imageopsd.model.errors import RequestError, shown
 from imageopsd.model.names import ANY_PROJECT, PROJECT
+from imageopsd.model.requests import AnyRequest
 
 EVERY_PROJECT = "*"
 """In a tokens file: all projects there are and will be."""
@@ -97,11 +98,18 @@ class Caller(msgspec.Struct, frozen=True):
         if permission.scope not in self.scopes or not (permission.project is None or self.reaches(permission.project)):
             raise PermissionDenied(permission)
 
-    def check_sources(self, made: object) -> None:
+    def granted(self, names: Iterable[str], collection: str) -> tuple[str, ...]:
+        """Those of the permissions `compute.COLLECTION.VERB` that calls of theirs would be let in with, in a project
+        that they reach. Others are not about what stands in that collection."""
+        verbs = ((name, *name.rpartition(".")[::2]) for name in names)
+        mine = f"compute.{collection}"
+        return tuple(name for name, of, verb in verbs if of == mine and verb and _scope(verb) in self.scopes)
+
+    def check_sources(self, request: AnyRequest) -> None:
         """An image or machine image is made of what its caller may read, or a copy would carry it out of a project.
         Raises PermissionDenied."""
         for collection, field in _SOURCES.items():
-            link = getattr(made, field, None) or ""
+            link = getattr(request.made, field, None) or ""
             # every project in it, wherever it stands: which of them is meant is not decided here
             for found in _PROJECT_IN_LINK.finditer(link):
                 resource = shown(link[found.start("path") :])
@@ -113,6 +121,9 @@ ANONYMOUS = Caller("anonymous", frozenset(Scope), frozenset({EVERY_PROJECT}))
 
 LOCAL = Caller("local", frozenset(Scope), frozenset({EVERY_PROJECT}))
 """A command on this host that could read the data directory, and so everything in it."""
+
+QUEUE = Caller("queue", frozenset(Scope), frozenset({EVERY_PROJECT}))
+"""Whoever could put a job into the queue: its own access rights decided who that is."""
 
 
 # ------------------------------------------------------------------------------------------- permissions
@@ -127,8 +138,13 @@ _SOURCES = {
 _VARIABLE = re.compile(r"\{(\w+)\}")
 _VERBS = {"GET": "get", "HEAD": "get", "POST": "create", "PUT": "update", "PATCH": "update", "DELETE": "delete"}
 _PLACES = {"global": "global", "aggregated": "global", "zones": "zone", "regions": "region"}
-_READING_ACTIONS = {"wait", "testIamPermissions"}
-"""Custom verbs that are sent by POST and change nothing."""
+_READING = frozenset({"get", "getFromFamily", "getIamPolicy", "list", "testIamPermissions", "useReadOnly"})
+"""The verbs that READ is good for, however they are sent; all others need SUBMIT."""
+
+
+def _scope(verb: str) -> Scope:
+    return Scope.READ if verb in _READING else Scope.SUBMIT
+
 
 _OURS = {
     "/metrics": Permission("imageopsd.metrics.get", Scope.READ, None, "/metrics"),
@@ -162,11 +178,10 @@ def needed(method: str, template: str, values: Mapping[str, str]) -> Permission:
     verb = _VERBS.get(method, "update") if tail else "list" if method in ("GET", "HEAD") else "create"
     if action:
         verb = "get" if action == "wait" else action
-    reading = method in ("GET", "HEAD") or action in _READING_ACTIONS
     whole = "/".join(_VARIABLE.sub(lambda name: shown(values[name[1]]), part) for part in path)
     return Permission(
         f"compute.{kind}.{verb}",
-        Scope.READ if reading else Scope.SUBMIT,
+        _scope(verb),
         project,
         whole.removesuffix(f"/{action}") if tail else f"projects/{shown(project)}",
         whole if verb == "create" and not tail else "",
@@ -176,7 +191,7 @@ def needed(method: str, template: str, values: Mapping[str, str]) -> Permission:
 # ------------------------------------------------------------------------------------------- the tokens file
 
 NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._@-]{0,62}[A-Za-z0-9])?")
-RESERVED = frozenset({ANONYMOUS.name, LOCAL.name, "queue"})
+RESERVED = frozenset({ANONYMOUS.name, LOCAL.name, QUEUE.name})
 """Users of records that no token stands behind."""
 
 _KEYS = ("name", "sha256", "scopes", "projects")

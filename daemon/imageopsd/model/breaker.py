@@ -23,42 +23,44 @@ class BreakerPolicy(msgspec.Struct, frozen=True):
 
 
 class Breaker:
-    """Closed (`until` is `None`), open until `until`, then half open: one operation is a trial."""
+    """Closed (`until` is `None`), open until `until`, then half open: one operation is a trial. Operations are named by
+    their ids, because what was under way when it opened ends while the trial runs, and is not the trial."""
 
     def __init__(self, policy: BreakerPolicy) -> None:
         self.policy = policy
         self._failures = 0
         self._openings = 0
-        self._trial = False
+        self._trial: str | None = None
         self.until: Time | None = None
 
     def allows(self, now: Time, wanted: int) -> int:
         """How many of `wanted` operations may be started."""
         if self.until is None:
             return wanted
-        return min(wanted, 1) if self.until <= now and not self._trial else 0
+        return min(wanted, 1) if self.until <= now and self._trial is None else 0
 
-    def started(self) -> None:
-        self._trial = self.until is not None
+    def started(self, operation_id: str) -> None:
+        if self.until is not None:
+            self._trial = operation_id
 
-    def undecided(self) -> None:
-        """What was started ended without saying anything about the backend."""
-        self._trial = False
+    def ended(self, operation_id: str) -> None:
+        """If it was the trial and has not said anything about the backend, another one is made."""
+        if self._trial == operation_id:
+            self._trial = None
 
     def worked(self) -> bool:
         """The backend did something, or refused it with reason. Whether that closed the breaker."""
         closed = self.until is not None
         self._failures = self._openings = 0
-        self._trial, self.until = False, None
+        self._trial, self.until = None, None
         return closed
 
-    def failed(self, now: Time) -> bool:
+    def failed(self, operation_id: str, now: Time) -> bool:
         """Whether that opened it, or kept it open for another while."""
         self._failures += 1
-        was_trial, self._trial = self._trial, False
-        if self._failures < self.policy.failures or (self.until is not None and not was_trial):
+        if self._failures < self.policy.failures or (self.until is not None and self._trial != operation_id):
             return False  # what was under way when it opened fails as well, and says nothing new
         rest = min(self.policy.rest * 2 ** min(self._openings, LONGEST_SHIFT), self.policy.longest_rest)
         self._openings += 1
-        self.until = now + timedelta(seconds=rest)
+        self._trial, self.until = None, now + timedelta(seconds=rest)
         return True

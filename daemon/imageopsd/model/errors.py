@@ -203,6 +203,14 @@ class TemporaryFailure(BackendFailure):
         self.of_backend = of_backend
 
 
+class NoRoom(TemporaryFailure):
+    """Where things are made there is no room for this one now. No attempt, however often it is looked at: it waits for
+    room, and fails only when that takes too long."""
+
+    def __init__(self, message: str, http_status: HTTPStatus = HTTPStatus.INSUFFICIENT_STORAGE) -> None:
+        super().__init__("INSUFFICIENT_STORAGE", message, http_status)
+
+
 class NotYet(ImageOpsError):
     """What an operation needs is being made; waiting for it is no failure and no attempt."""
 
@@ -221,6 +229,14 @@ class QuotaExceeded(PermanentFailure):
             HTTPStatus.FORBIDDEN,
             details=(ErrorDetail(quota_info=quota), *details),
         )
+
+
+class ReservationExceeded(PermanentFailure):
+    """It would take more of `metric` than was left for it. Whoever knows the limit that left no more says which."""
+
+    def __init__(self, message: str, metric: str) -> None:
+        super().__init__("RESERVATION_EXCEEDED", message, HTTPStatus.FORBIDDEN)
+        self.metric = metric
 
 
 class LeaseLost(ImageOpsError):

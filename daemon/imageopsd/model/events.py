@@ -130,6 +130,7 @@ class Verb(StrEnum):
     PATCH_IMAGE = "patch_image"
     DELETE_IMAGE = "delete_image"
     INSERT_MACHINE_IMAGE = "insert_machine_image"
+    PATCH_MACHINE_IMAGE = "patch_machine_image"
     DELETE_MACHINE_IMAGE = "delete_machine_image"
 
 

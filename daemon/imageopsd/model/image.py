@@ -4,6 +4,7 @@ import base64
 import re
 from collections.abc import Mapping
 from enum import StrEnum
+from functools import lru_cache
 from hashlib import sha256
 from typing import Any, TypeVar
 
@@ -12,6 +13,7 @@ from msgspec.structs import replace
 
 from imageopsd.model.names import full_link, image_link
 from imageopsd.model.operation import Record
+from imageopsd.model.references import parse_disk_reference, parse_snapshot_reference
 from imageopsd.model.secret import Secret
 from imageopsd.model.time import Time
 
@@ -88,14 +90,24 @@ class CustomerEncryptionKey(Part, frozen=True):
         return "CustomerEncryptionKey(…)"
 
 
+class RolloutPolicy(Part, frozen=True):
+    """From which RFC 3339 time on something counts: in each place that is named (`zones/ZONE`), and in all others. Only
+    image family views, of which there are none here, go by it."""
+
+    default_rollout_time: str | None = None
+    location_rollout_policies: dict[str, str] | None = None
+
+
 class DeprecationStatus(Part, frozen=True):
-    """`deprecated`, `obsolete` and `deleted` are RFC 3339 times and informational only (gcloud reference)."""
+    """`deprecated`, `obsolete` and `deleted` are RFC 3339 times and informational only (gcloud reference);
+    `state_override` is beta's."""
 
     state: str | None = None
     replacement: str | None = None
     deprecated: str | None = None
     obsolete: str | None = None
     deleted: str | None = None
+    state_override: RolloutPolicy | None = None
 
 
 class GuestOsFeature(Part, frozen=True):
@@ -129,7 +141,8 @@ class RawDisk(Part, frozen=True):
 
 
 class Image(Part, frozen=True, tag_field="kind", tag="compute#image"):
-    """`disk_size_gb` is the virtual size in GiB, `archive_size_bytes` the bytes of the source archive."""
+    """`disk_size_gb` is the virtual size in GiB, `archive_size_bytes` the bytes of the source archive. `locked` (which
+    speaks to whoever attaches disks made of it) and `rollout_override` are beta's."""
 
     id: Int64 | None = None
     name: str | None = None
@@ -165,6 +178,8 @@ class Image(Part, frozen=True, tag_field="kind", tag="compute#image"):
     enable_confidential_compute: bool | None = None
     satisfies_pzi: bool | None = None
     satisfies_pzs: bool | None = None
+    locked: bool | None = None
+    rollout_override: RolloutPolicy | None = None
 
 
 class ImagePatch(Record, frozen=True):
@@ -185,8 +200,10 @@ class ImageFacts(Record, frozen=True):
 
 
 def reserved(wanted: Image, project: str, image_id: int, now: Time) -> Image:
-    """How the image looks from admission on, while its bytes are not there yet."""
-    assert wanted.name is not None  # model.requests.check
+    """How the image looks from admission on, while its bytes are not there yet: with full URLs, however they came.
+    What a source image's means is the engine's to find out."""
+    assert wanted.name is not None  # model.rules.check
+    disk, snapshot = wanted.source_disk, wanted.source_snapshot
     return replace(
         wanted,
         id=Int64(image_id),
@@ -194,8 +211,10 @@ def reserved(wanted: Image, project: str, image_id: int, now: Time) -> Image:
         creation_timestamp=now,
         self_link=image_link(project, wanted.name),
         source_type=wanted.source_type or "RAW",
+        source_disk=disk and parse_disk_reference(disk, project, "resource.sourceDisk").link,
+        source_snapshot=snapshot and parse_snapshot_reference(snapshot, project, "resource.sourceSnapshot").link,
         label_fingerprint=label_fingerprint(wanted.labels or {}),
-        licenses=tuple(full_link(license) for license in wanted.licenses),
+        licenses=tuple(full_link(license, project) for license in wanted.licenses),
         params=None,  # input only: it speaks to the service and is not part of the resource
     )
 
@@ -214,7 +233,12 @@ def published(image: Image, facts: ImageFacts) -> Image:
 def label_fingerprint(labels: Mapping[str, str]) -> str:
     """What `setLabels` must name to show that it has seen these labels: eight bytes of a hash, in base64, as GCE's
     are. The same for the same labels, whenever and in whatever order they were set."""
-    text = "".join(f"{len(key)}:{key}{len(value)}:{value}" for key, value in sorted(labels.items()))
+    return _label_fingerprint(tuple(sorted(labels.items())))
+
+
+@lru_cache
+def _label_fingerprint(labels: tuple[tuple[str, str], ...]) -> str:
+    text = "".join(f"{len(key)}:{key}{len(value)}:{value}" for key, value in labels)
     return base64.b64encode(sha256(text.encode()).digest()[:8]).decode()
 
 
@@ -224,29 +248,3 @@ Labelled = TypeVar("Labelled", bound=Part)
 def labelled(resource: Labelled, labels: Mapping[str, str]) -> Labelled:
     """The image or machine image with these labels and no others."""
     return replace(resource, labels=dict(labels) or None, label_fingerprint=label_fingerprint(labels))
-
-
-def deprecated(image: Image, deprecation: DeprecationStatus, now: Time) -> Image:
-    """The image after `images.deprecate`."""
-    return patched(image, ImagePatch(deprecated=deprecation), now)
-
-
-def patched(image: Image, patch: ImagePatch, now: Time) -> Image:
-    """The image after `images.patch`: fields that are set replace, an empty string clears, the rest stays."""
-    changes: dict[str, Any] = {}
-    if isinstance(patch.family, str):
-        changes["family"] = patch.family or None
-    if isinstance(patch.description, str):
-        changes["description"] = patch.description or None
-    if isinstance(patch.deprecated, DeprecationStatus):
-        changes["deprecated"] = _deprecation(patch.deprecated, now)
-    return replace(image, **changes)
-
-
-def _deprecation(wanted: DeprecationStatus, now: Time) -> DeprecationStatus | None:
-    """ACTIVE is the absence of the member: libcloud takes any `deprecated` for a deprecated image. The time of
-    the state that was asked for is filled in where the caller gave none."""
-    if wanted.state in (None, DeprecationState.ACTIVE):
-        return None
-    stamp = wanted.state.lower()
-    return wanted if getattr(wanted, stamp) else replace(wanted, **{stamp: now.isoformat(timespec="milliseconds")})

@@ -85,12 +85,14 @@ class MachineImage(Part, frozen=True, tag_field="kind", tag="compute#machineImag
 
 
 class MachineImageFacts(Record, frozen=True):
-    """What only the backend can know of a finished machine image. `properties` has the shape of Compute's
-    SourceInstanceProperties, `saved_disks` are SavedDisks, both ready to be shown. `total_storage_bytes` is what
-    the caller reads and `stored_bytes` what the bundle takes on the device, `None` where the backend cannot tell."""
+    """What only the backend can know of a finished machine image. `properties` and `instance_properties` have the
+    shapes of Compute's SourceInstanceProperties and InstanceProperties, `saved_disks` are SavedDisks, all ready to be
+    shown. `total_storage_bytes` is what the caller reads and `stored_bytes` what the bundle takes on the device,
+    `None` where the backend cannot tell."""
 
     total_storage_bytes: int
     properties: dict[str, Any]
+    instance_properties: dict[str, Any] | None = None
     saved_disks: tuple[dict[str, Any], ...] = ()
     stored_bytes: int | None = None
 
@@ -108,12 +110,13 @@ class MachineImageKeys(msgspec.Struct, frozen=True):
 
 class MachineImageTask(msgspec.Struct, frozen=True):
     """Make `machine_image` (reserved: its id, name and source instance are set) as its input fields say. `keys` are the
-    customer's, opened."""
+    customer's, opened. `reserved_bytes` is what its disks may take of the device together, if somebody counts."""
 
     operation_id: str
     project: str
     machine_image: MachineImage
     keys: MachineImageKeys = MachineImageKeys()
+    reserved_bytes: int | None = None
 
 
 def machine_image_path(project: str, name: str) -> str:
@@ -160,5 +163,6 @@ def published(machine_image: MachineImage, facts: MachineImageFacts) -> MachineI
         status=MachineImageStatus.READY,
         total_storage_bytes=Int64(facts.total_storage_bytes),
         source_instance_properties=facts.properties,
+        instance_properties=facts.instance_properties,
         saved_disks=facts.saved_disks,
     )

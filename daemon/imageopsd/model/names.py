@@ -61,9 +61,13 @@ def image_link(project: str, name: str, version: str = "v1") -> str:
     return f"{LINK_ROOT}/{version}/{image_path(project, name)}"
 
 
-def full_link(reference: str) -> str:
-    """A partial URL as a full one: libcloud takes them apart by their slashes, counted from the front."""
-    return reference if "://" in reference else f"{LINK_ROOT}/v1/{reference}"
+def full_link(reference: str, project: str) -> str:
+    """A partial URL as a full one, of `project` where it names none: libcloud takes links apart by their slashes,
+    counted from the front."""
+    if "://" in reference:
+        return reference
+    path = reference if reference.startswith("projects/") else f"projects/{project}/{reference}"
+    return f"{LINK_ROOT}/v1/{path}"
 
 
 def operation_path(project: str, name: str) -> str:

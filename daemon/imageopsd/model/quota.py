@@ -17,6 +17,7 @@ from imageopsd.model.names import PROJECT, public_url
 from imageopsd.model.operation import ErrorDetail, ErrorInfo, Help, HelpLink, LocalizedMessage, QuotaInfo
 from imageopsd.model.references import parse_disk_reference, parse_instance_reference, parse_snapshot_reference
 from imageopsd.model.resource import Resource
+from imageopsd.model.sources import canonical_url
 
 EVERY_PROJECT = "*"
 UNLIMITED = -1
@@ -97,6 +98,27 @@ class Usage(msgspec.Struct, frozen=True):
         return self.used + self.reserved
 
 
+class Remainder(msgspec.Struct, frozen=True):
+    """`amount` is what `limit` leaves."""
+
+    limit: Limit
+    amount: int
+
+
+class Reach(msgspec.Struct, frozen=True, rename="camel"):
+    """How much of a limit is taken, what is reserved included; by project EVERY_PROJECT, by one that uses nothing."""
+
+    project: str
+    metric: Metric
+    usage: int
+    limit: int
+
+    @property
+    def share(self) -> float:
+        """1 is full."""
+        return self.usage / self.limit if self.limit else 1.0
+
+
 class Correction(msgspec.Struct, frozen=True):
     """A line of the ledger that was not what the catalogue says."""
 
@@ -121,14 +143,17 @@ class Quotas:
         """What is limited for a project, in the order of the metrics."""
         return [(metric, limit) for metric in Metric if (limit := self.limit(project, metric))] if self._limits else []
 
-    def fullest(self, ledger: Iterable[Usage]) -> dict[Metric, float]:
-        """For each metric the highest share of its limit that any project takes; 1 is full."""
-        shares = dict.fromkeys(Metric, 0.0)
-        for usage in ledger:
-            if limit := self.limit(usage.project, usage.metric):
-                share = usage.total / limit.limit if limit.limit else 1.0
-                shares[usage.metric] = max(shares[usage.metric], share)
-        return shares
+    def reached(self, ledger: Iterable[Usage]) -> list[Reach]:
+        """How far limits are reached, the fullest first: by all who use something, and by all who have a limit of
+        their own or share that for every project."""
+        taken = {(usage.project, usage.metric): usage.total for usage in ledger}
+        known = [(project, Metric(metric)) for project, metric in self._limits]
+        reaches = [
+            Reach(project, metric, taken.get((project, metric), 0), limit.limit)
+            for project, metric in dict.fromkeys([*taken, *known])
+            if (limit := self.limit(project, metric))
+        ]
+        return sorted(reaches, key=lambda reach: (-reach.share, reach.limit, reach.project, reach.metric))
 
 
 # ------------------------------------------------------------------------------------- what is taken of it
@@ -176,7 +201,11 @@ def source_of(resource: Resource, project: str) -> str:
         return str(resource.source_disk or resource.source_snapshot)
     if resource.source_image:  # resolved at admission
         return resource.source_image.partition("/compute/v1/")[2] or resource.source_image
-    return public_url(str(resource.raw_disk.source)) if resource.raw_disk else ""
+    url = str(resource.raw_disk.source) if resource.raw_disk else ""
+    try:
+        return canonical_url(url)
+    except ValueError:  # which no rule lets through
+        return public_url(url)
 
 
 # ---------------------------------------------------------------------------------------------- the refusal

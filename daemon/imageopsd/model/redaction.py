@@ -1,27 +1,44 @@
 """What may be kept of a job that nobody understood: all of it but what is a customer's key or could be one.
 
 Jobs from `imageopsd submit` have theirs sealed; what other submitters write, and misspell, is not known. So whatever
-looks like a key goes, wherever it stands, and of what is no JSON nothing stays that may have one in it.
+stands where a key belongs goes, whatever its type, and so does every text that looks like a key. A list of forms is
+never whole, though: a key may come as bytes, as a number, in pieces. What is left is looked at once more as one text,
+and if chance had a hand in it nothing of the job is kept. Too much is hidden rather than too little: the reason for
+which the job was refused is told beside it.
 """
 
 import json
 import re
 from typing import Any
+from urllib.parse import unquote
 
 REMOVED = "(removed: it may be a key)"
 
-_SECRET_NAMES = re.compile(r"(?:raw|rsa|encrypted|secret|private|wrapped|customer)\w*key|keys", re.IGNORECASE)
-_KEY_OBJECT = re.compile(r"encr\w*k\w*y", re.IGNORECASE)
-_SHOWN_NAMES = frozenset({"sha256", "sha1Checksum", "kmsKeyName", "kmsKeyServiceAccount", "sourceDisk", "requestId"})
-_WHOLE = re.compile(r"\s*(?:[A-Za-z0-9+/_-]{38,}={0,2}|(?:[0-9A-Fa-f]{2}[\s:]?){30,})\s*")
-"""A text that is nothing but base64 or hex of about 32 bytes or more."""
+_SECRET = re.compile(r"key|kye|csek|secret|encr[\w-]*k[\w-]*y", re.IGNORECASE)
+"""In the name of a member: it is a key, or has one beneath it."""
+_WHOLE = re.compile(r"\s*(?:[A-Za-z0-9+/_-]{38,}={0,6}|(?:[0-9A-Fa-f]{2}[\s:-]?){30,})\s*")
+"""A text that is nothing but base64, base32 or hex of about 32 bytes or more."""
 _INSIDE = re.compile(r"(?<![A-Za-z0-9+/_-])[A-Za-z0-9+/_-]{43}=(?!=)|(?<![0-9A-Fa-f])[0-9A-Fa-f]{64}(?![0-9A-Fa-f])")
 """Exactly a key, in the middle of a text."""
-_HARMLESS = re.compile(r"(?:projects|global|zones|regions)/[\w./:-]+|(?![0-9a-f]+$)[a-z][-a-z0-9]*|[0-9]+")
+_RUN = re.compile(r"[A-Za-z0-9+/_-]{38,}={0,6}")
+_HARMLESS = re.compile(r"(?:projects|global|zones|regions)/[\w./:-]+|(?![0-9a-f-]+$)[a-z][-a-z0-9]*|[0-9]{1,48}")
 """A partial URL, a name, a number."""
 FEWEST_DISTINCT = 11
 """Different characters; 32 random bytes have more in any alphabet."""
-_SUSPICIOUS = re.compile(r"key|[A-Za-z0-9+/_-]{38}", re.IGNORECASE)
+
+_NO_KEY = re.compile(
+    r"\b(?:[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-fA-F]{40}|00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2})\b"
+)
+"""A UUID, a SHA-1, a traceparent: made by chance, and too short."""
+_CHANGE = re.compile(r"(?=[a-z][A-Z0-9]|[A-Z][a-z0-9]|[0-9][A-Za-z])")
+CHANGES, WITHIN = 12, 40
+"""From one kind of character to another, in so many characters. 32 random bytes have 24 in base64 and 18 in hex; names,
+also camelCase ones and those with numbers, keep to one kind for longer."""
+_DIGITS = re.compile(r"[0-9]{49}")
+"""Bytes in decimal, or one great number: 32 have 77 or more."""
+_BETWEEN = re.compile(r"[^A-Za-z0-9]+")
+_WORD = re.compile(r"[A-Z]?[a-z]{3,}|(?=.{5})(?:[A-Z]?[a-z]+(?:[A-Z][a-z]+)*|[A-Z]+)[0-9]*")
+"""`Disk`, `rawDisk`, `DEPRECATED`, `amd64`; what is shorter may be a piece of a key."""
 
 
 def without_keys(body: bytes) -> bytes | None:
@@ -29,14 +46,20 @@ def without_keys(body: bytes) -> bytes | None:
     reader = _Reader()
     try:
         value = reader.cleaned("", json.loads(body, object_pairs_hook=reader.members))
+        kept = json.dumps(value, ensure_ascii=False)
     except (ValueError, RecursionError):
-        return None if _is_harmless_text(body) else _note(len(body))
-    return json.dumps(value, ensure_ascii=False).encode(errors="replace") if reader.changed else None
+        return None if _is_harmless_text(body) else _note(body)
+    if _is_by_chance(kept):
+        return _note(body)
+    return kept.encode(errors="replace") if reader.changed else None
 
 
 def without_key(text: str) -> str:
     """A text that an error repeats, without a key in it."""
-    return REMOVED if _is_key(text) else _INSIDE.sub(lambda found: REMOVED if _is_random(found[0]) else found[0], text)
+    if _is_key(text):
+        return REMOVED
+    text = _INSIDE.sub(lambda found: REMOVED if _is_varied(found[0]) else found[0], text)
+    return _RUN.sub(lambda run: REMOVED if _is_by_chance(run[0]) else run[0], text)
 
 
 def _is_harmless_text(body: bytes) -> bool:
@@ -44,11 +67,11 @@ def _is_harmless_text(body: bytes) -> bool:
         text = body.decode()
     except UnicodeDecodeError:  # a key has such bytes, and so has UTF-16
         return False
-    return all(c.isprintable() or c in "\t\r\n" for c in text) and not _SUSPICIOUS.search(text)
+    return not (_is_binary(text) or _SECRET.search(text) or _RUN.search(text) or _is_by_chance(text))
 
 
-def _note(size: int) -> bytes:
-    return json.dumps({"removed": f"{size} bytes that are no JSON and may have had a key in them"}).encode()
+def _note(body: bytes) -> bytes:
+    return json.dumps({"removed": f"{len(body)} bytes that may have had a key in them"}).encode()
 
 
 class _Reader:
@@ -60,35 +83,53 @@ class _Reader:
     def members(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for name, value in pairs:
-            shown = without_key(name)
-            self.changed |= shown != name or shown in found
+            shown = self._text(name)
+            self.changed |= shown in found
             found[shown] = self.cleaned(name, value)
         return found
 
     def cleaned(self, name: str, value: Any) -> Any:
+        if _SECRET.search(name):
+            return self._emptied(value)
         if isinstance(value, list):
             return [self.cleaned(name, item) for item in value]
-        if isinstance(value, dict):
-            if _KEY_OBJECT.search(name):
-                return {inner: self._emptied(inner, item) for inner, item in value.items()}
-            return value  # read, and so cleaned, before
-        if not isinstance(value, str) or name in _SHOWN_NAMES:
-            return value
-        kept = REMOVED if _SECRET_NAMES.fullmatch(name) or _KEY_OBJECT.search(name) else without_key(value)
-        self.changed |= kept != value
-        return kept
+        return self._text(value) if isinstance(value, str) else value  # a dict was read, and so cleaned, before
 
-    def _emptied(self, name: str, value: Any) -> Any:
-        """Of a member of what may be a CustomerEncryptionKey, whatever it is called."""
-        if name in _SHOWN_NAMES or isinstance(value, dict | list):
-            return value
+    def _text(self, text: str) -> str:
+        """All of it or nothing: what stands around a key may be a part of it."""
+        plain = unquote(text)
+        if not _is_binary(plain) and without_key(plain) == plain:
+            return text
+        self.changed = True
+        return REMOVED
+
+    def _emptied(self, value: Any) -> Any:
+        """Nothing but names: of a list not even its length, since a key may be one of bytes."""
+        if isinstance(value, dict):
+            return {name: self._emptied(item) for name, item in value.items()}
         self.changed |= value != REMOVED
         return REMOVED
 
 
 def _is_key(text: str) -> bool:
-    return bool(_WHOLE.fullmatch(text)) and _is_random(text) and not _HARMLESS.fullmatch(text)
+    if _HARMLESS.fullmatch(text) or _NO_KEY.fullmatch(text):
+        return False
+    return bool(_WHOLE.fullmatch(text)) and (_is_varied(text) or text.isdigit())
 
 
-def _is_random(text: str) -> bool:
+def _is_varied(text: str) -> bool:
     return len(set(text)) >= FEWEST_DISTINCT
+
+
+def _is_by_chance(text: str) -> bool:
+    """Whether something in it is made by chance, be it in pieces."""
+    pieces = _BETWEEN.split(_NO_KEY.sub(".", text))
+    rest = "".join("." if _WORD.fullmatch(piece) else piece for piece in pieces)
+    changes = [change.start() for change in _CHANGE.finditer(rest)]
+    dense = any(last - first < WITHIN for first, last in zip(changes, changes[CHANGES - 1 :], strict=False))
+    return dense or bool(_DIGITS.search(rest))
+
+
+def _is_binary(text: str) -> bool:
+    """Whether its characters may be bytes of something else."""
+    return not all((c.isprintable() or c in "\t\r\n") and c != "\N{REPLACEMENT CHARACTER}" for c in text)

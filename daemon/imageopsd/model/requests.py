@@ -1,8 +1,9 @@
 """What callers may ask for. The rules that a request must meet stand in `model.rules`."""
 
+from collections.abc import Collection
 from datetime import datetime, timedelta
 from hashlib import sha256
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import msgspec
 
@@ -63,11 +64,26 @@ class Request(Record, frozen=True):
         """The target's name, or its numeric id as the caller wrote it."""
         raise NotImplementedError
 
+    @property
+    def made(self) -> Image | MachineImage | None:
+        """What it makes, as it was asked for; `None` where it changes or removes what is there."""
+        return None
+
     def fingerprint(self) -> bytes:
         """Equal for requests that ask for the same; neither the request id itself nor who traces it is part of it. Of a
         customer's key its SHA-256 is, which the resource shows anyway."""
         same = msgspec.structs.replace(self, request_id=None, keys=None, traceparent=None)
         return sha256(msgspec.json.encode(same, enc_hook=encode_hook, order="sorted")).digest()
+
+    def repeats_one(self, fingerprint: bytes, targets: Collection[str]) -> bool:
+        """Whether it asks for the same as the request with that fingerprint, whose target had these names: callers may
+        name what they change by its name or by its id, and now by the one and then by the other."""
+        said = (self, *(self.aimed_at(target) for target in targets)) if self.target in targets else (self,)
+        return any(request.fingerprint() == fingerprint for request in said)
+
+    def aimed_at(self, target: str) -> Self:
+        """The same with another name for its target; what it makes has only the one."""
+        return self
 
 
 class InsertImage(Request, frozen=True, kw_only=True, tag_field="method", tag="images.insert"):
@@ -82,6 +98,10 @@ class InsertImage(Request, frozen=True, kw_only=True, tag_field="method", tag="i
     def target(self) -> str:
         return str(self.image.name)
 
+    @property
+    def made(self) -> Image:
+        return self.image
+
 
 class ChangeImage(Request, frozen=True, kw_only=True):
     """Base of the requests on an image that is there."""
@@ -91,6 +111,9 @@ class ChangeImage(Request, frozen=True, kw_only=True):
     @property
     def target(self) -> str:
         return self.image
+
+    def aimed_at(self, target: str) -> Self:
+        return msgspec.structs.replace(self, image=target)
 
 
 class PatchImage(ChangeImage, frozen=True, kw_only=True, tag_field="method", tag="images.patch"):
@@ -133,6 +156,10 @@ class InsertMachineImage(Request, frozen=True, kw_only=True, tag_field="method",
     def target(self) -> str:
         return str(self.machine_image.name)
 
+    @property
+    def made(self) -> MachineImage:
+        return self.machine_image
+
 
 class ChangeMachineImage(Request, frozen=True, kw_only=True):
     """Base of the requests on a machine image that is there."""
@@ -143,6 +170,9 @@ class ChangeMachineImage(Request, frozen=True, kw_only=True):
     @property
     def target(self) -> str:
         return self.machine_image
+
+    def aimed_at(self, target: str) -> Self:
+        return msgspec.structs.replace(self, machine_image=target)
 
 
 class LabelMachineImage(

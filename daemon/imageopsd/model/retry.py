@@ -11,6 +11,10 @@ LONGEST_WISH = 3600.0
 """Seconds: a provider's Retry-After beyond it, and beyond the policy's own cap, is cut to it."""
 
 
+LOOK_AGAIN = 30.0
+"""Seconds, at the most, until it is seen again whether there is room."""
+
+
 class RetryPolicy(msgspec.Struct, frozen=True):
     """Full jitter between 0 and min(`cap`, `base` · 2^(attempt-1)) seconds
     (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/), never sooner than the provider asks,
@@ -33,5 +37,12 @@ class RetryPolicy(msgspec.Struct, frozen=True):
         # a source may not park an operation, and with it its image's name, for as long as it likes
         wish = min(max(asked or 0.0, 0.0), max(self.cap, LONGEST_WISH))
         delay = max(backoff, wish)
+        spent = (now - began).total_seconds() if began else 0.0
+        return now + timedelta(seconds=delay) if spent + delay <= self.patience else None
+
+    def next_look(self, now: Time, dice: float, began: Time | None = None) -> Time | None:
+        """When something that waits for room, which is no attempt, is looked at again; `None` to give up. Two that took
+        it from each other do not come back together."""
+        delay = min(self.cap, LOOK_AGAIN) * (1 + dice) / 2
         spent = (now - began).total_seconds() if began else 0.0
         return now + timedelta(seconds=delay) if spent + delay <= self.patience else None

@@ -11,10 +11,11 @@ from urllib.parse import urlsplit
 import msgspec
 
 from imageopsd.model.errors import InvalidRequest
-from imageopsd.model.image import DeprecationState, DeprecationStatus, Image, InitialStateConfig
+from imageopsd.model.image import DeprecationState, DeprecationStatus, Image, InitialStateConfig, RolloutPolicy
 from imageopsd.model.keys import check_keys
 from imageopsd.model.machine_image_rules import check_machine_image
 from imageopsd.model.names import (
+    NAME,
     NAME_RULE,
     NUMERIC_ID,
     check_project,
@@ -34,7 +35,14 @@ from imageopsd.model.requests import (
     LabelMachineImage,
     PatchImage,
 )
-from imageopsd.model.values import check_choice, check_description, check_labels, check_locations, check_name
+from imageopsd.model.values import (
+    check_choice,
+    check_description,
+    check_labels,
+    check_locations,
+    check_name,
+    check_time,
+)
 
 ARCHITECTURES = ("ARCHITECTURE_UNSPECIFIED", "ARM64", "X86_64")
 GUEST_OS_FEATURES = (
@@ -62,6 +70,7 @@ SOURCE_SCHEMES = ("http", "https", "gs", "file")
 _LICENSE = re.compile(
     r"(?:https?://[^/\s]+/compute/[^/\s]+/)?(?:projects/[^/\s]+/)?global/licenses/[a-z0-9][-a-z0-9]{0,62}"
 )
+_ZONE = re.compile(rf"(?:https?://[^/\s]+/compute/[^/\s]+/)?(?:projects/[^/\s]+/)?zones/{NAME.pattern}")
 MAX_DISK_GB = 65_536
 """64 TiB, the largest persistent disk Compute offers."""
 
@@ -102,6 +111,8 @@ def _check_new_image(image: Image, project: str) -> None:
     for i, feature in enumerate(image.guest_os_features):
         check_choice(f"resource.guestOsFeatures[{i}].type", feature.type, GUEST_OS_FEATURES)
     check_labels(image.labels or {})
+    if image.rollout_override is not None:
+        _check_rollout("resource.rolloutOverride", image.rollout_override)
     if image.disk_size_gb is not None and not 1 <= image.disk_size_gb <= MAX_DISK_GB:
         raise InvalidRequest.value("resource.diskSizeGb", image.disk_size_gb, f"Must be between 1 and {MAX_DISK_GB}")
 
@@ -177,6 +188,9 @@ def _check_change(request: ChangeImage | ChangeMachineImage) -> None:
             if isinstance(patch.deprecated, DeprecationStatus):
                 _check_deprecation("resource.deprecated", patch.deprecated, request.project)
         case DeprecateImage(deprecation=deprecation):
+            if deprecation.state is None and deprecation != DeprecationStatus():
+                expected = "Expected the state that the rest is about; an empty body makes the image ACTIVE"
+                raise InvalidRequest.missing("resource.state", expected)
             _check_deprecation("resource", deprecation, request.project)
         case LabelImage(labels=labels) | LabelMachineImage(labels=labels):
             check_labels(labels)
@@ -188,8 +202,17 @@ def _check_deprecation(field: str, deprecation: DeprecationStatus, project: str)
         parse_image_reference(deprecation.replacement, project, f"{field}.replacement")
     for stamp in ("deprecated", "obsolete", "deleted"):
         time = getattr(deprecation, stamp)
-        if time is not None and not _RFC3339.fullmatch(time):
-            raise InvalidRequest.value(f"{field}.{stamp}", time, "Expected an RFC 3339 time")
+        if time is not None:
+            check_time(f"{field}.{stamp}", time)
+    if deprecation.state_override is not None:
+        _check_rollout(f"{field}.stateOverride", deprecation.state_override)
 
 
-_RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)", re.ASCII)
+def _check_rollout(field: str, policy: RolloutPolicy) -> None:
+    if policy.default_rollout_time is not None:
+        check_time(f"{field}.defaultRolloutTime", policy.default_rollout_time)
+    for place, time in (policy.location_rollout_policies or {}).items():
+        where = f"{field}.locationRolloutPolicies"
+        if not _ZONE.fullmatch(place):
+            raise InvalidRequest.value(where, place, "Expected a zone's URL such as 'zones/us-central1-a'")
+        check_time(f"{where}.{place}", time)

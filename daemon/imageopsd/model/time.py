@@ -1,6 +1,7 @@
 """Times as Compute writes them."""
 
 from datetime import UTC, datetime
+from time import time_ns
 from typing import Self
 
 
@@ -10,8 +11,7 @@ class Time(datetime):
 
     @classmethod
     def current(cls) -> Self:
-        now = cls.now(UTC)
-        return now.replace(microsecond=now.microsecond // 1000 * 1000)
+        return cls.fromtimestamp(time_ns() // 1_000_000 / 1000, UTC)
 
     def text(self) -> str:
         return self.isoformat(timespec="milliseconds")

@@ -4,6 +4,7 @@ Every refusal is an InvalidRequest that names the field the way the caller wrote
 """
 
 import re
+from datetime import datetime
 
 from imageopsd.model.errors import InvalidRequest
 from imageopsd.model.names import NAME, NAME_RULE
@@ -41,6 +42,18 @@ def check_labels(labels: dict[str, str]) -> None:
             )
         if not LABEL_VALUE.fullmatch(value) or value != value.lower():
             raise InvalidRequest.value(f"{field}.{key}", value, "Label values hold at most 63 of a-z, 0-9, _ and -")
+
+
+def check_time(field: str, text: str) -> None:
+    """An RFC 3339 time, section 5.6, of the calendar and without leap seconds."""
+    try:
+        datetime.fromisoformat(text if _RFC3339.fullmatch(text) else "")
+    except ValueError:
+        raise InvalidRequest.value(field, text, "Expected an RFC 3339 time such as '2026-11-20T12:00:00Z'") from None
+
+
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]([01]\d|2[0-3]):[0-5]\d)", re.ASCII)
+"""Its form; the rest of what is a time the calendar knows. It lets offsets pass that are none."""
 
 
 def check_locations(locations: tuple[str, ...]) -> None:

@@ -1,6 +1,7 @@
 """The daemon's state at a glance, kept in memory: what `/status` and the probes answer from."""
 
 from collections import deque
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -22,10 +23,14 @@ from imageopsd.model.events import (
     Succeeded,
 )
 from imageopsd.model.operation import Operation
+from imageopsd.model.quota import Reach
 from imageopsd.ports import Totals
 
 RECENT = 20
 """Failures and dead letters remembered for the eye; the records keep all."""
+
+FULLEST = 50
+"""Quotas for the eye; `projects.get` shows those of any project."""
 
 
 class Board:
@@ -37,6 +42,8 @@ class Board:
         self.phase = "starting"
         self.stuck: tuple[str, ...] = ()
         self.configuration_refused = False
+        self.quotas: Sequence[Reach] = ()
+        """How far they are reached as of the last look, the fullest first."""
         self.pending = self.succeeded = self.failed = 0
         self._obstacles: dict[Obstacle, str] = {}
         self._running: dict[str, tuple[str, Operation]] = {}
@@ -103,6 +110,9 @@ class Board:
         counts = f"{self.running} running, {self.pending} waiting, {self.succeeded} succeeded, {self.failed} failed"
         refused = "; the new configuration has errors, the old one counts" if self.configuration_refused else ""
         return f"{state.capitalize()}: {counts}{refused}"
+
+    def fullest_quotas(self) -> list[dict[str, Any]]:
+        return [msgspec.to_builtins(reach) for reach in self.quotas[:FULLEST]]
 
     def snapshot(self) -> dict[str, Any]:
         return {

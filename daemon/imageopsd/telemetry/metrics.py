@@ -1,8 +1,9 @@
 """Every metric of the daemon. No identifier is a label; every label pair is there from the first scrape, so that
 `rate()` sees the first failure."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from itertools import product
+from math import inf
 from typing import TypeVar
 
 from prometheus_client import (
@@ -39,7 +40,7 @@ from imageopsd.model.events import (
 )
 from imageopsd.model.faults import Fault, fault_of
 from imageopsd.model.operation import ErrorEntry, Operation
-from imageopsd.model.quota import Metric
+from imageopsd.model.quota import Metric, Reach
 from imageopsd.model.time import Time
 from imageopsd.telemetry.vitals import Vitals
 
@@ -110,8 +111,14 @@ class Metrics:
 
         self._spans = self._counter("trace_spans", "Spans of traces, by whether the collector took them.",
                                     outcome=SPANS)  # fmt: skip
-        self._quota_used = self._gauge("quota_used_ratio", "Share of a limit taken, by the project with the highest.",
-                                       metric=QUOTAS)  # fmt: skip
+        # no project's name: it would be told to whoever may scrape, and there is no end of them
+        self._quota_ratio = self._gauge("quota_used_ratio", "Share of a limit taken, by the project with the highest.",
+                                        metric=QUOTAS)  # fmt: skip
+        self._quota_usage = self._gauge("quota_usage", "What that project takes, what is reserved included; in units "
+                                        "of the metric.", metric=QUOTAS)  # fmt: skip
+        self._quota_limit = self._gauge("quota_limit", "The limit of that project; +Inf where nobody has one.",
+                                        metric=QUOTAS)  # fmt: skip
+        self.set_quota_use(())
         self._quota_refused = self._counter("quota_refusals", "Operations that failed with QUOTA_EXCEEDED.",
                                             metric=(*QUOTAS, OTHER))  # fmt: skip
         self.vitals = Vitals(self._gauge)
@@ -205,10 +212,16 @@ class Metrics:
     def configuration_refused(self) -> None:
         self.vitals.set_configured(False)
 
-    def set_quota_use(self, shares: Mapping[Metric, float]) -> None:
-        """`shares` of their limits, 1 for full."""
-        for metric, share in shares.items():
-            self._quota_used.labels(metric).set(share)
+    def set_quota_use(self, reached: Iterable[Reach]) -> None:
+        """`reached` has the fullest first."""
+        fullest: dict[Metric, Reach] = {}
+        for reach in reached:
+            fullest.setdefault(reach.metric, reach)
+        for metric in QUOTAS:
+            found = fullest.get(metric)
+            self._quota_ratio.labels(metric).set(found.share if found else 0)
+            self._quota_usage.labels(metric).set(found.usage if found else 0)
+            self._quota_limit.labels(metric).set(found.limit if found else inf)
 
     def refused(self, reason: str) -> None:
         """`reason` is one of REFUSALS."""

@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 from hashlib import sha256
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
-from msgspec.structs import replace
 
 from imageopsd.model.errors import ConditionNotMet, InvalidRequest, RequestError
 from imageopsd.model.image import DeprecationStatus, Image, ImagePatch, encode_hook
@@ -15,6 +14,7 @@ from imageopsd.model.names import project_link
 from imageopsd.model.operation import Operation
 from imageopsd.model.quota import Limit, Usage
 from imageopsd.wire.json_body import convert, without_empties
+from imageopsd.wire.versions import BETA, known_in
 
 OUTPUT_ONLY = frozenset(
     {
@@ -44,7 +44,6 @@ PATCHABLE = frozenset({"family", "description", "deprecated"})
 """What `images.patch` changes, by its reference page. Everything else of an Image in the body is ignored, as
 recorded from the service (k8s-config-connector, `computeimage` fixtures)."""
 
-T = TypeVar("T", Image, MachineImage)
 _encode = msgspec.json.Encoder(enc_hook=encode_hook).encode
 
 
@@ -55,11 +54,11 @@ class LabelsRequest(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_
     label_fingerprint: str = ""
 
 
-def read_image(body: Any) -> Image:
+def read_image(body: Any, version: str = BETA) -> Image:
     """The Image of an `images.insert` body. Raises InvalidRequest."""
     if isinstance(body, dict):
         body = {name: value for name, value in body.items() if name not in OUTPUT_ONLY | UNDECLARED}
-    return convert(without_empties(body, "resource"), Image, "resource")
+    return known_in(version, convert(without_empties(body, "resource"), Image, "resource"), "resource")
 
 
 def undeclared_in_insert(body: Any) -> tuple[str, ...]:
@@ -67,12 +66,12 @@ def undeclared_in_insert(body: Any) -> tuple[str, ...]:
     return tuple(sorted(UNDECLARED & body.keys()))
 
 
-def read_patch(body: Any) -> ImagePatch:
+def read_patch(body: Any, version: str = BETA) -> ImagePatch:
     """The change in an `images.patch` body: an Image of which only three fields count. Raises InvalidRequest."""
     if isinstance(body, dict):
         body = {name: value for name, value in body.items() if name not in OUTPUT_ONLY - PATCHABLE}
     body = without_empties(body, "resource", keep=frozenset({"family", "description"}))
-    whole = convert(body, Image, "resource")
+    whole = known_in(version, convert(body, Image, "resource"), "resource")
     if not PATCHABLE & body.keys():
         raise InvalidRequest.missing("resource", f"Expected at least one of {', '.join(sorted(PATCHABLE))}")
     return ImagePatch(**{name: getattr(whole, name) for name in PATCHABLE & body.keys()})
@@ -92,9 +91,9 @@ def ignored_in_patch(body: Any) -> tuple[str, ...]:
     return tuple(sorted(without_empties(body, "resource").keys() - PATCHABLE - OUTPUT_ONLY))
 
 
-def read_deprecation(body: Any) -> DeprecationStatus:
+def read_deprecation(body: Any, version: str = BETA) -> DeprecationStatus:
     """The body of `images.deprecate`. Raises InvalidRequest."""
-    return convert(without_empties(body, "resource"), DeprecationStatus, "resource")
+    return known_in(version, convert(without_empties(body, "resource"), DeprecationStatus, "resource"), "resource")
 
 
 def read_labels(body: Any) -> LabelsRequest:
@@ -106,12 +105,6 @@ def encode(record: msgspec.Struct) -> bytes:
     return _encode(record)
 
 
-def as_of(version: str, resource: T) -> T:
-    """An image or machine image as that version of the API answers it: with links to itself."""
-    link = str(resource.self_link).replace("/compute/v1/", f"/compute/{version}/")
-    return replace(resource, self_link=link)
-
-
 def as_json(record: msgspec.Struct) -> dict[str, Any]:
     """The record as plain JSON values, for a filter to look at."""
     values: dict[str, Any] = msgspec.to_builtins(record, enc_hook=encode_hook)
@@ -119,28 +112,32 @@ def as_json(record: msgspec.Struct) -> dict[str, Any]:
 
 
 def encode_list(
-    kind: str, project: str, collection: str, items: Sequence[msgspec.Struct], next_page_token: str | None
+    kind: str,
+    project: str,
+    collection: str,
+    items: Sequence[msgspec.Struct],
+    next_page_token: str | None,
+    version: str,
 ) -> bytes:
     """A list answer: `kind` such as `compute#imageList`, `collection` such as `images`. Empty lists have no items."""
-    link = f"{project_link(project)}/global/{collection}"
     answer: dict[str, Any] = {
         "kind": kind,
         "id": f"projects/{project}/global/{collection}",
         "items": items,
         "nextPageToken": next_page_token,
-        "selfLink": link,
+        "selfLink": f"{project_link(project, version)}/global/{collection}",
     }
     return _encode({name: value for name, value in answer.items() if value})
 
 
-def encode_aggregated(project: str, items: Sequence[Operation], next_page_token: str | None) -> bytes:
+def encode_aggregated(project: str, items: Sequence[Operation], next_page_token: str | None, version: str) -> bytes:
     """An aggregated list: all operations here are global ones."""
     answer: dict[str, Any] = {
         "kind": "compute#operationAggregatedList",
         "id": f"projects/{project}/aggregated/operations",
         "items": {"global": {"operations": items}} if items else {},
         "nextPageToken": next_page_token,
-        "selfLink": f"{project_link(project)}/aggregated/operations",
+        "selfLink": f"{project_link(project, version)}/aggregated/operations",
     }
     return _encode({name: value for name, value in answer.items() if value is not None})
 

@@ -19,10 +19,14 @@ MAPS = frozenset({"labels", "resourceManagerTags"})
 """Members whose own members the caller names: there an empty string is a value."""
 
 _AT = re.compile(r"(?P<problem>.*?)(?: - at `(?P<kind>key in )?\$(?P<path>.*)`)?", re.DOTALL)
+_STEP = re.compile(r"\.(?P<name>[^.\[]+)|\[(?P<index>\d+)\]|(?P<somewhere>\[\.\.\.\])")
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<name>.*)`", re.DOTALL)
+_MISSING = re.compile(r"Object missing required field `(?P<name>.*)`", re.DOTALL)
 _TYPE = re.compile(r"Expected `(?P<expected>.*?)`, got `(?P<got>.*?)`")
 _TYPE_NAMES = {"str": "a string", "bool": "a boolean", "int": "an integer", "object": "an object", "array": "a list",
                "float": "a number", "null": "null"}  # fmt: skip
+_JSON_TYPES = {str: "str", bool: "bool", int: "int", dict: "object", list: "array", float: "float", type(None): "null"}
+"""How msgspec names the types of JSON's values."""
 
 
 def parse(data: bytes, what: str) -> Any:
@@ -86,25 +90,41 @@ def convert(value: Any, kind: type[T], prefix: str) -> T:
     try:
         return msgspec.convert(value, kind, dec_hook=decode_hook)
     except msgspec.ValidationError as error:
-        raise _explained(str(error), kind, prefix) from None
+        raise _explained(str(error), value, kind, prefix) from None
 
 
-def _explained(text: str, kind: type[msgspec.Struct], prefix: str) -> InvalidRequest:
+def _explained(text: str, value: Any, kind: type[msgspec.Struct], prefix: str) -> InvalidRequest:
     """msgspec's one sentence as ours. It holds no values, so no secret can slip into an error through here."""
     match = _AT.fullmatch(text)
     assert match is not None  # the pattern takes any text
-    field = prefix + (match["path"] or "").replace("[...]", "[]")
     problem = match["problem"]
+    types = _TYPE.fullmatch(problem)
+    field = prefix + _named(match["path"] or "", value, types["got"] if types else "")
+    if missing := _MISSING.fullmatch(problem):
+        return InvalidRequest.missing(f"{field}.{missing['name']}", "Expected a value")
     if unknown := _UNKNOWN.fullmatch(problem):
         name = shown(unknown["name"])
         close = get_close_matches(name, _field_names(kind), n=1)
         hint = f" Did you mean '{close[0]}'?" if close else ""
         field = f"{field}.{name}"
         return InvalidRequest(field, f"Invalid JSON payload received. Unknown name '{name}' at '{field}'.{hint}")
-    if types := _TYPE.fullmatch(problem):
+    if types:
         expected = " or ".join(_TYPE_NAMES.get(t, t) for t in types["expected"].split(" | ") if t != "null")
         problem = f"Expected {expected}, got {_TYPE_NAMES.get(types['got'], types['got'])}"
     return InvalidRequest(field, f"Invalid value for field '{field}'. {problem}.")
+
+
+def _named(path: str, value: Any, got: str) -> str:
+    """A path into `value` with the names that stand there: of a map's values msgspec tells only the type, `got`, at
+    `[...]`, and means the first of that type."""
+    place = ""
+    for step in _STEP.finditer(path):
+        if step["somewhere"]:
+            name = next((name for name, item in value.items() if _JSON_TYPES.get(type(item)) == got), "")
+            return f"{place}.{shown(name)}"
+        value = value[int(step["index"])] if step["index"] else value[step["name"]]
+        place += step[0]
+    return path
 
 
 def _field_names(kind: type[msgspec.Struct]) -> set[str]:

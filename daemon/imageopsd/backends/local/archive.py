@@ -8,6 +8,7 @@ from imageopsd.backends.local.blocks import BlockTable
 from imageopsd.backends.local.disk import Disk
 from imageopsd.backends.local.intake import Intake, Taken
 from imageopsd.backends.local.options import Options
+from imageopsd.backends.local.sizes import CheckSize
 from imageopsd.backends.local.sources import open_source
 from imageopsd.backends.local.sources.source import SourceChanged, unavailable, without_secrets
 from imageopsd.backends.local.spool import DAMAGED, Spool
@@ -18,7 +19,14 @@ from imageopsd.ports import Reporter
 
 
 async def take_in(
-    raw: RawDisk, disk: Disk, table: BlockTable, directory: Path, options: Options, data_dir: Path, report: Reporter
+    raw: RawDisk,
+    disk: Disk,
+    table: BlockTable,
+    directory: Path,
+    options: Options,
+    data_dir: Path,
+    check: CheckSize,
+    report: Reporter,
 ) -> Taken:
     """Fills `disk`, and its `table`, from the archive that `raw` names; `directory` is the operation's own. Raises
     BackendFailure, and OSError from the data directory."""
@@ -27,7 +35,7 @@ async def take_in(
 
         async def fill() -> Taken:
             async with open_source(url, options, data_dir, spool) as source:
-                intake = Intake(source, spool, disk, table, options=options, sha1=raw.sha1_checksum)
+                intake = Intake(source, spool, disk, table, options=options, check=check, sha1=raw.sha1_checksum)
                 return await intake.run(report)
 
         try:

@@ -4,23 +4,21 @@ Machine images have a module of their own, `machines`.
 """
 
 import asyncio
-import errno
 import os
-from collections.abc import Coroutine, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Coroutine
+from contextlib import ExitStack
 from http import HTTPStatus
 from pathlib import Path
 from threading import Event
 from types import TracebackType
 from typing import Any, Self, TypeVar
-from urllib.parse import urlsplit
 
 from msgspec.structs import replace
 
 from imageopsd.backends.local.archive import take_in
 from imageopsd.backends.local.blocks import SUFFIX, BlockTable, Content
 from imageopsd.backends.local.clone import Cloner
-from imageopsd.backends.local.disk import Disk
+from imageopsd.backends.local.disk import Disk, Reservation
 from imageopsd.backends.local.disks import Encryption, encryption_of, file_name, new_disk, opened
 from imageopsd.backends.local.intake import Taken
 from imageopsd.backends.local.keeping import Keeping
@@ -32,16 +30,18 @@ from imageopsd.backends.local.pipe import in_thread
 from imageopsd.backends.local.progress import MOVED, Meter
 from imageopsd.backends.local.reading import Readable, pour
 from imageopsd.backends.local.resources import Resources
-from imageopsd.backends.local.sizes import check_asked_size, disk_size
+from imageopsd.backends.local.room import Room, waited
+from imageopsd.backends.local.sizes import CheckSize, check_asked_size, check_reserved, disk_size
 from imageopsd.backends.local.sources.source import without_secrets
 from imageopsd.backends.local.turns import Turns
-from imageopsd.model.errors import InvalidRequest, NotYet, PermanentFailure, TemporaryFailure
+from imageopsd.model.errors import InvalidRequest, NoRoom, NotYet, PermanentFailure, TemporaryFailure
 from imageopsd.model.image import GIB, Image, ImageFacts, published
 from imageopsd.model.keys import check_given
 from imageopsd.model.machine_image import MachineImageFacts, MachineImageTask
 from imageopsd.model.names import image_path, parse_image_reference
 from imageopsd.model.references import Reference, parse_disk_reference, parse_snapshot_reference
-from imageopsd.ports import DeleteTask, ImageKeys, InsertTask, PatchTask, Reporter
+from imageopsd.model.sources import server_of
+from imageopsd.ports import DeleteTask, ImageKeys, InsertTask, MachineImagePatchTask, PatchTask, Reporter
 
 T = TypeVar("T")
 
@@ -58,6 +58,7 @@ class LocalBackend(Keeping):
         self._layout = Layout(data_dir)
         self._cloner = Cloner()
         self._turns = Turns()
+        self._room = Room(data_dir)
         self.configure(options)
 
     def configure(self, options: LocalOptions) -> None:
@@ -65,21 +66,16 @@ class LocalBackend(Keeping):
         self._options = options
         self._turns.limit(options.max_imports_per_project, options.max_imports_per_server)
         self._resources = Resources(options)
-        self._machine_images = MachineImages(options, self._layout, self._resources, self._cloner)
+        self._machine_images = MachineImages(options, self._layout, self._resources, self._cloner, self._room)
 
     async def __aenter__(self) -> Self:
         await in_thread("prepare", self._layout.prepare)
-        # in the background: a start does not wait for the file system to free terabytes
-        self._leaving = Event()
-        self._emptying = asyncio.create_task(in_thread("trash", lambda: self._layout.empty_trash(self._leaving)))
-        self._emptying.add_done_callback(_try_again_later)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._leaving.set()
-        await asyncio.wait([self._emptying])
+        """Nothing is open."""
 
     def obstacle(self) -> str | None:
         try:
@@ -98,7 +94,8 @@ class LocalBackend(Keeping):
         check_asked_size(task.image.disk_size_gb, self._options.max_disk_gb)
         check_given(task.image.image_encryption_key, task.keys.image, "resource.imageEncryptionKey")
         place = self._place(task.project, task.image)
-        with self._storage_failures():
+        with self._room.failures(task.operation_id):
+            self._room.wait(task.operation_id, self._options.free_space_margin)
             made = await in_thread("find", lambda: self._layout.found(place, task.operation_id, ImageManifest))
             if made is not None:
                 _warn_of_size(made.content_bytes, task.image, report)
@@ -106,21 +103,26 @@ class LocalBackend(Keeping):
             return await self._in_time("image", self._make(task, report))
 
     async def patch_image(self, task: PatchTask, report: Reporter) -> None:
-        with self._storage_failures():
+        with self._room.failures(task.operation_id):
             await in_thread("patch", lambda: self._patch(task))
 
     async def delete_image(self, task: DeleteTask, report: Reporter) -> None:
-        await self._remove(self._layout.image(task.project, task.id))
+        await self._remove(task, self._layout.image(task.project, task.id))
 
     async def insert_machine_image(self, task: MachineImageTask, report: Reporter) -> MachineImageFacts:
-        with self._storage_failures():
+        with self._room.failures(task.operation_id):
+            self._room.wait(task.operation_id, self._options.free_space_margin)
             return await self._in_time("machine image", self._machine_images.insert(task, report))
 
-    async def delete_machine_image(self, task: DeleteTask, report: Reporter) -> None:
-        await self._remove(self._layout.machine_image(task.project, task.id))
+    async def patch_machine_image(self, task: MachineImagePatchTask, report: Reporter) -> None:
+        with self._room.failures(task.operation_id):
+            await in_thread("patch", lambda: self._machine_images.patch(task))
 
-    async def _remove(self, place: Path) -> None:
-        with self._storage_failures():
+    async def delete_machine_image(self, task: DeleteTask, report: Reporter) -> None:
+        await self._remove(task, self._layout.machine_image(task.project, task.id))
+
+    async def _remove(self, task: DeleteTask, place: Path) -> None:
+        with self._room.failures(task.operation_id):
             await in_thread("remove", lambda: self._layout.remove(place))
 
     async def _in_time(self, what: str, making: Coroutine[Any, Any, T]) -> T:
@@ -142,46 +144,58 @@ class LocalBackend(Keeping):
 
     async def _make(self, task: InsertTask, report: Reporter) -> ImageFacts:
         place = self._place(task.project, task.image)
+        margin, disks = self._options.free_space_margin, list[Disk]()
         try:
-            staged = await in_thread("begin", lambda: self._layout.begin(task.operation_id))
-            key, image_id = task.keys.image, int(task.image.id or 0)
-            margin, limit = self._options.free_space_margin, task.reserved_bytes
-            with new_disk(staged, DISK, margin, key, image_id, limit) as (disk, table):
-                taken = await self._fill(disk, table, staged, task, report)
-                report.progress(MOVED, "making it safe on disk")
-                size_gb = _warn_of_size(taken.disk_size, task.image, report)
-                stored = await in_thread("sync", lambda: disk.finish(size_gb * GIB))
-                content = await in_thread("sync", table.finish)
-            path = staged / file_name(DISK, encrypted=key is not None)
-            encryption = await in_thread("read", lambda: encryption_of(path))
-            report.progress(95, "publishing")
-            facts = ImageFacts(
-                disk_size_gb=size_gb,
-                archive_size_bytes=taken.archive_size,
-                stored_bytes=stored,
-                sha256=taken.sha256 if encryption is None else None,  # who has it could tell what is encrypted here
-            )
-            manifest = _manifest(task, taken.disk_size, content, encryption, facts)
-            await in_thread("publish", lambda: self._layout.publish(staged, manifest, place))
+            with self._room.failures(task.operation_id, margin, disks):
+                staged = await in_thread("begin", lambda: self._layout.begin(task.operation_id))
+                key, image_id = task.keys.image, int(task.image.id or 0)
+                reserved = Reservation(task.reserved_bytes)
+                with new_disk(staged, DISK, margin, key, image_id, reserved) as (disk, table):
+                    disks.append(disk)
+                    taken = await self._fill(disk, table, staged, task, report)
+                    report.progress(MOVED, "making it safe on disk")
+                    size_gb = _warn_of_size(taken.disk_size, task.image, report)
+                    stored = await in_thread("sync", lambda: disk.finish(size_gb * GIB))
+                    content = await in_thread("sync", table.finish)
+                path = staged / file_name(DISK, encrypted=key is not None)
+                encryption = await in_thread("read", lambda: encryption_of(path))
+                report.progress(95, "publishing")
+                facts = ImageFacts(
+                    disk_size_gb=size_gb,
+                    archive_size_bytes=taken.archive_size,
+                    stored_bytes=stored,
+                    # who has it could tell what is encrypted here
+                    sha256=taken.sha256 if encryption is None else None,
+                )
+                manifest = _manifest(task, taken.disk_size, content, encryption, facts)
+                await in_thread("publish", lambda: self._layout.publish(staged, manifest, place))
         except BaseException as error:
+            if isinstance(error, NoRoom):
+                report.warn(waited(error))
             # also what was published already: nobody else can have done it under this id, and nobody knows of it yet
             resume = isinstance(error, TemporaryFailure | NotYet | asyncio.CancelledError)
             await in_thread("discard", lambda: self._layout.discard(task.operation_id, place, resume=resume))
+            if isinstance(error, NoRoom) and self._room.free(margin) < 0:
+                # what is kept of the source must not be what everybody waits for
+                await in_thread("discard", lambda: self._layout.discard(task.operation_id, place))
             raise
         report.progress(98, "published")
         return facts
 
     async def _fill(self, disk: Disk, table: BlockTable, staged: Path, task: InsertTask, report: Reporter) -> Taken:
+        def check(content: int) -> None:
+            check_reserved(content, task.image.disk_size_gb, task.reserved_gb)
+
         raw = task.image.raw_disk
         if raw is not None and raw.source:
-            with self._turns.take(task.project, urlsplit(raw.source).hostname):
+            with self._turns.take(task.project, server_of(raw.source)):
                 options = self._options if task.keys.image is None else replace(self._options, resume_rate=0)
-                return await take_in(raw, disk, table, staged.parent, options, self._layout.root, report)
+                return await take_in(raw, disk, table, staged.parent, options, self._layout.root, check, report)
         if task.source is not None:
-            return await self._copy_image(task.source, disk, table, task.keys, report)
+            return await self._copy_image(task.source, disk, table, task.keys, check, report)
         if self._resources.configured:
             reference = _source_of(task.image, task.project)
-            return await self._copy_resource(reference, disk, table, task.keys, report, task.force)
+            return await self._copy_resource(reference, disk, table, task.keys, check, report, task.force)
         raise PermanentFailure(
             "UNSUPPORTED_OPERATION",
             "Images are made from disks and snapshots only where backends.local.resources_dir says where those are.",
@@ -189,12 +203,13 @@ class LocalBackend(Keeping):
         )
 
     async def _copy_image(
-        self, source: Image, disk: Disk, table: BlockTable, keys: ImageKeys, report: Reporter
+        self, source: Image, disk: Disk, table: BlockTable, keys: ImageKeys, check: CheckSize, report: Reporter
     ) -> Taken:
         if keys != ImageKeys() or source.image_encryption_key is not None:
-            return await self._pour_image(source, disk, table, keys, report)
+            return await self._pour_image(source, disk, table, keys, check, report)
         descriptor, manifest, place = self._open(source)
         try:
+            check(os.fstat(descriptor).st_size)
             await self._copy(descriptor, disk, report)
             size = os.fstat(descriptor).st_size
         finally:
@@ -207,7 +222,7 @@ class LocalBackend(Keeping):
         return Taken(size, manifest.facts.archive_size_bytes, manifest.facts.sha256)
 
     async def _pour_image(
-        self, source: Image, disk: Disk, table: BlockTable, keys: ImageKeys, report: Reporter
+        self, source: Image, disk: Disk, table: BlockTable, keys: ImageKeys, check: CheckSize, report: Reporter
     ) -> Taken:
         """Where one of the two is encrypted: what the file system could share or copy is of no use."""
         project, _, _ = parse_image_reference(source.self_link or "", "", "sourceImage")
@@ -220,14 +235,23 @@ class LocalBackend(Keeping):
                 plain = await in_thread("open", lambda: files.enter_context(opened(path, keys.source, name)))
             except FileNotFoundError:
                 raise _gone(project, source) from None
+            check(plain.size)
             await self._pour(plain, disk, table, report)
             return Taken(plain.size, manifest.facts.archive_size_bytes, manifest.facts.sha256)
 
     async def _copy_resource(
-        self, reference: Reference, disk: Disk, table: BlockTable, keys: ImageKeys, report: Reporter, force: bool
+        self,
+        reference: Reference,
+        disk: Disk,
+        table: BlockTable,
+        keys: ImageKeys,
+        check: CheckSize,
+        report: Reporter,
+        force: bool,
     ) -> Taken:
         with ExitStack() as files:
             source = await in_thread("open", lambda: files.enter_context(self._resources.disk(reference)))
+            check(source.size)
             if not force:
                 source.check_unused()
             plain = await in_thread("open", lambda: source.opened(keys.source))
@@ -278,31 +302,6 @@ class LocalBackend(Keeping):
 
     def _place(self, project: str, image: Image) -> Path:
         return self._layout.image(project, int(image.id or 0))
-
-    @contextmanager
-    def _storage_failures(self) -> Iterator[None]:
-        """The border where what the data directory's file system says becomes ours."""
-        try:
-            yield
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                raise PermanentFailure(
-                    "INSUFFICIENT_STORAGE",
-                    f"The disk is full: the file system of '{self._layout.root}' has no room for this.",
-                    HTTPStatus.INSUFFICIENT_STORAGE,
-                ) from error
-            # whatever comes next would meet the same; what only a source's file says was said by its reader
-            raise TemporaryFailure(
-                "STORAGE_UNAVAILABLE",
-                f"The directory '{self._layout.root}' failed: {error.strerror or error}.",
-                of_backend=True,
-            ) from error
-
-
-def _try_again_later(emptying: asyncio.Task[None]) -> None:
-    """The housekeeping empties the trash again, and tells of what cannot be removed."""
-    if not emptying.cancelled():
-        emptying.exception()
 
 
 def _warn_of_size(content: int, image: Image, report: Reporter) -> int:

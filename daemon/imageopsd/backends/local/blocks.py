@@ -178,13 +178,16 @@ class BlockTable:
 
 
 def pieces_of(descriptor: int) -> Iterator[Piece]:
-    """The data of a file, holes left out. Raises OSError."""
+    """The data of a file, holes left out. What was read leaves the page cache: nobody reads it again soon, and
+    terabytes would push out what somebody does. Raises OSError."""
     for start, end in extents(descriptor, os.fstat(descriptor).st_size):
         at = start
         while at < end:
             data = os.pread(descriptor, min(STEP, end - at), at)
             if not data:
                 return
+            # from 0: what the cache keeps as one large piece goes only if all of it is named
+            os.posix_fadvise(descriptor, 0, at + len(data), os.POSIX_FADV_DONTNEED)
             yield Piece(at, data, 0, len(data))
             at += len(data)
 

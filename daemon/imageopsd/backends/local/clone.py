@@ -16,19 +16,25 @@ FICLONE = 0x40049409
 CHUNK = 8 * 1024**2
 """Bytes between two looks at the cancel flag."""
 
-_NOT_HERE = {errno.EOPNOTSUPP, errno.EXDEV, errno.ENOSYS, errno.ENOTTY, errno.EINVAL}
+_NEVER_HERE = {errno.EOPNOTSUPP, errno.EXDEV, errno.ENOSYS, errno.ENOTTY}
+"""Between these two file systems it will not work for other files either."""
+_NOT_NOW = {errno.EINVAL}
+"""It is these two files that it does not work for: their sizes or flags, say."""
 
 
 class Cloner:
-    """Remembers what its file system cannot do, so that it is tried once. Methods run in threads."""
+    """Remembers what cannot be done from one file system to another, so that it is tried once. Methods run in
+    threads."""
 
     def __init__(self) -> None:
-        self._refused: set[str] = set()
+        self._refused: set[tuple[str, int, int]] = set()
+        """Ways, with the device of the source and that of the target."""
 
     def clone(self, source: int, disk: Disk, meter: Meter, stop: Event) -> None:
         """Fills `disk` from the descriptor `source`; holes stay holes. Raises Broken when `stop` is set, OSError."""
-        size = os.fstat(source).st_size
-        meter.size = size
+        found = os.fstat(source)
+        size = meter.size = found.st_size
+        disk.expected = found.st_blocks * 512
         if self._shares_extents(source, disk.fd):
             meter.made = size
             return
@@ -44,22 +50,24 @@ class Cloner:
                 meter.made = at
 
     def _shares_extents(self, source: int, target: int) -> bool:
-        if "clone" in self._refused:
+        way = _way("clone", source, target)
+        if way in self._refused:
             return False
         try:
             fcntl.ioctl(target, FICLONE, source)
         except OSError as error:
-            self._note("clone", error)
+            self._note(way, error)
             return False
         return True
 
     def _copy(self, source: int, disk: Disk, offset: int, count: int) -> int:
         """Some bytes at `offset`, at most `count`; how many."""
-        if "copy" not in self._refused:
+        way = _way("copy", source, disk.fd)
+        if way not in self._refused:
             try:
                 copied = os.copy_file_range(source, disk.fd, count, offset, offset)
             except OSError as error:
-                self._note("copy", error)
+                self._note(way, error)
             else:
                 disk.written(offset + copied, copied)
                 return copied
@@ -67,7 +75,12 @@ class Cloner:
         disk.fill(Piece(offset, data, 0, len(data)))
         return len(data)
 
-    def _note(self, way: str, error: OSError) -> None:
-        if error.errno not in _NOT_HERE:
+    def _note(self, way: tuple[str, int, int], error: OSError) -> None:
+        if error.errno in _NEVER_HERE:
+            self._refused.add(way)
+        elif error.errno not in _NOT_NOW:
             raise error
-        self._refused.add(way)
+
+
+def _way(name: str, source: int, target: int) -> tuple[str, int, int]:
+    return name, os.fstat(source).st_dev, os.fstat(target).st_dev

@@ -7,14 +7,14 @@ That is also four times as fast as one fsync at the end.
 
 import errno
 import os
-from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from imageopsd.backends.local.tar import Piece
 from imageopsd.crashpoints import crash_point
-from imageopsd.model.errors import PermanentFailure
+from imageopsd.model.errors import ReservationExceeded
+from imageopsd.model.quota import Metric
 
 GRAIN = 64 * 1024
 """Zeros become holes in units of this many bytes, aligned on the disk."""
@@ -26,16 +26,39 @@ WINDOW = 64 * 1024**2
 _ZEROS = bytes(GRAIN)
 
 
-class Disk:
-    """A new file at `path`, which must not exist. Raises OSError, and the one for a full disk (ENOSPC) already when
-    fewer than `margin` bytes would stay free for others. Offsets must not fall. Of more than `limit` bytes that are
-    not zeros none is written: PermanentFailure."""
+class Reservation:
+    """How many bytes that are not zeros may be written, to one disk or to several together; `None`: as many as there
+    are."""
 
-    def __init__(self, path: Path, margin: int, limit: int | None = None) -> None:
-        self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        self._margin = margin
+    def __init__(self, limit: int | None = None) -> None:
         self._limit = limit
         self._taken = 0
+
+    def check(self, more: int = 0) -> None:
+        """Raises ReservationExceeded if `more` are too many."""
+        if self._limit is not None and self._taken + more > self._limit:
+            raise ReservationExceeded(
+                f"There are more than the {self._limit} bytes of data that were left for it.", Metric.STORED_BYTES
+            )
+
+    def take(self, count: int) -> None:
+        """They are written; negative: they are gone again."""
+        self._taken += count
+
+
+class Disk:
+    """A new file at `path`, which must not exist. Raises OSError, and the one for a full disk (ENOSPC) already when
+    fewer than `margin` bytes would stay free for others. Offsets must not fall. What `reserved` does not allow is
+    not written: ReservationExceeded."""
+
+    def __init__(self, path: Path, margin: int, reserved: Reservation | None = None) -> None:
+        self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        self._margin = margin
+        self._reserved = reserved or Reservation()
+        self.taken = 0
+        """Bytes that were written so far."""
+        self.expected = 0
+        """Bytes that it will have in the end at the most, as far as is known; for whoever asks whether it can fit."""
         self._stride = self._window = 0
         """Where on the disk the running stride and window begin."""
         self._in_stride = self._in_window = 0
@@ -72,8 +95,9 @@ class Disk:
 
     def written(self, end: int, count: int) -> None:
         """Somebody wrote `count` bytes up to `end`: lets the device begin with them, waits for it now and then."""
-        self._taken += count
-        self._check_limit(0)
+        self.taken += count
+        self._reserved.take(count)
+        self._reserved.check()
         self._in_stride += count
         if self._in_stride < STRIDE:
             return
@@ -93,7 +117,8 @@ class Disk:
     def restart(self) -> None:
         """Empty again, as it was made."""
         os.ftruncate(self.fd, 0)
-        self._taken = 0
+        self._reserved.take(-self.taken)
+        self.taken = 0
         self._stride = self._window = self._in_stride = self._in_window = 0
 
     def finish(self, size: int) -> int:
@@ -104,16 +129,8 @@ class Disk:
         crash_point("disk.sync.after")
         return os.fstat(self.fd).st_blocks * 512
 
-    def _check_limit(self, more: int) -> None:
-        if self._limit is not None and self._taken + more > self._limit:
-            raise PermanentFailure(
-                "RESERVATION_EXCEEDED",
-                f"The disk has more than the {self._limit} bytes that were reserved for its data.",
-                HTTPStatus.FORBIDDEN,
-            )
-
     def _write(self, data: bytes, start: int, end: int, shift: int) -> None:
-        self._check_limit(end - start)
+        self._reserved.check(end - start)
         with memoryview(data) as view:
             at = start
             while at < end:

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from imageopsd.backends.local.blocks import BlockTable
-from imageopsd.backends.local.disk import Disk
+from imageopsd.backends.local.disk import Disk, Reservation
 from imageopsd.backends.local.reading import PlainDisk, Readable
 from imageopsd.model.keys import check_source_key
 from imageopsd.model.operation import Record
@@ -33,17 +33,17 @@ def file_name(stem: str, *, encrypted: bool) -> str:
 
 @contextmanager
 def new_disk(
-    directory: Path, stem: str, margin: int, key: bytes | None, image_id: int, limit: int | None = None
+    directory: Path, stem: str, margin: int, key: bytes | None, image_id: int, reserved: Reservation | None = None
 ) -> Iterator[tuple[Disk, BlockTable]]:
     """The disk to fill, and the table of its digests to feed with the same. Raises OSError."""
     path = directory / file_name(stem, encrypted=key is not None)
     if key is None:
-        with Disk(path, margin, limit) as disk, BlockTable(path) as table:
+        with Disk(path, margin, reserved) as disk, BlockTable(path) as table:
             yield disk, table
         return
     from imageopsd.backends.local.encrypted import CipherBlockTable, EncryptedDisk
 
-    with CipherBlockTable(path) as table, EncryptedDisk(path, margin, key, image_id, table, limit) as disk:
+    with CipherBlockTable(path) as table, EncryptedDisk(path, margin, key, image_id, table, reserved) as disk:
         yield disk, table
 
 

@@ -17,7 +17,7 @@ from imageopsd.backends.local.cipher import (
     TableDigest,
     new_disk_key,
 )
-from imageopsd.backends.local.disk import Disk
+from imageopsd.backends.local.disk import Disk, Reservation
 from imageopsd.backends.local.disks import seals_name
 from imageopsd.backends.local.tar import Piece
 from imageopsd.crashpoints import crash_point
@@ -45,9 +45,15 @@ class EncryptedDisk(Disk):
     """The chunk that is in `_partial`, of which not all came yet; -1: none."""
 
     def __init__(
-        self, path: Path, margin: int, key: bytes, image_id: int, table: CipherBlockTable, limit: int | None = None
+        self,
+        path: Path,
+        margin: int,
+        key: bytes,
+        image_id: int,
+        table: CipherBlockTable,
+        reserved: Reservation | None = None,
     ) -> None:
-        super().__init__(path, margin, limit)
+        super().__init__(path, margin, reserved)
         self._key = key
         self._image_id = image_id
         self._block_table = table

@@ -1,140 +1,34 @@
 """A Compute Instance as JSON, as far as a machine image keeps it; `saved` makes the answer of it.
 
-The structs are the fields of Compute's SourceInstanceProperties and of what it references; v1's, which are beta's but
-for `NetworkInterface.macAddress` and two of `Scheduling`. Reading an instance through them leaves out whatever else it
-has (an instance's own state, a newer API's fields, a disk's raw key) and finds values that no answer may carry.
+Reading an instance through these structs leaves out whatever else it has (an instance's own state, a newer API's
+fields, a disk's raw key) and finds values that no answer may carry.
 """
 
 from http import HTTPStatus
-from typing import Annotated, Literal
+from typing import Literal
 
 import msgspec
-from msgspec import Meta, field
 
+from imageopsd.backends.local.instance_parts import (
+    AcceleratorConfig,
+    AdvancedMachineFeatures,
+    ConfidentialInstanceConfig,
+    GuestOsFeature,
+    InitialState,
+    Metadata,
+    NetworkInterface,
+    NetworkPerformanceConfig,
+    ReservationAffinity,
+    Scheduling,
+    ServiceAccount,
+    ShieldedInstanceConfig,
+    Tags,
+    WorkloadIdentityConfig,
+)
 from imageopsd.model.errors import PermanentFailure, shown
 from imageopsd.model.image import Int64, decode_hook
 from imageopsd.model.operation import Record
 from imageopsd.model.references import Reference
-
-Int32 = Annotated[int, Meta(ge=-(2**31), lt=2**31)]
-
-
-class AcceleratorConfig(Record, frozen=True):
-    accelerator_count: Int32 | None = None
-    accelerator_type: str | None = None
-
-
-class AccessConfig(Record, frozen=True):
-    external_ipv6: str | None = None
-    external_ipv6_prefix_length: Int32 | None = None
-    ip_collection: str | None = None
-    kind: Literal["compute#accessConfig"] | None = None
-    name: str | None = None
-    nat_ip: str | None = field(default=None, name="natIP")
-    network_tier: Literal["FIXED_STANDARD", "PREMIUM", "STANDARD", "STANDARD_OVERRIDES_FIXED_STANDARD"] | None = None
-    public_ptr_domain_name: str | None = None
-    security_policy: str | None = None
-    set_public_ptr: bool | None = None
-    type: Literal["DIRECT_IPV6", "ONE_TO_ONE_NAT"] | None = None
-
-
-class AliasIpRange(Record, frozen=True):
-    ip_cidr_range: str | None = None
-    subnetwork_range_name: str | None = None
-
-
-class NetworkInterface(Record, frozen=True):
-    access_configs: tuple[AccessConfig, ...] = ()
-    alias_ip_ranges: tuple[AliasIpRange, ...] = ()
-    alias_ipv6_ranges: tuple[AliasIpRange, ...] = ()
-    enable_vpc_scoped_dns: bool | None = None
-    fingerprint: bytes | None = None
-    igmp_query: Literal["IGMP_QUERY_DISABLED", "IGMP_QUERY_V2"] | None = None
-    internal_ipv6_prefix_length: Int32 | None = None
-    ipv6_access_configs: tuple[AccessConfig, ...] = ()
-    ipv6_access_type: Literal["EXTERNAL", "INTERNAL"] | None = None
-    ipv6_address: str | None = None
-    kind: Literal["compute#networkInterface"] | None = None
-    name: str | None = None
-    network: str | None = None
-    network_attachment: str | None = None
-    network_ip: str | None = field(default=None, name="networkIP")
-    nic_type: Literal["GVNIC", "IDPF", "IRDMA", "MRDMA", "UNSPECIFIED_NIC_TYPE", "VIRTIO_NET"] | None = None
-    parent_nic_name: str | None = None
-    queue_count: Int32 | None = None
-    service_class_id: str | None = None
-    stack_type: Literal["IPV4_IPV6", "IPV4_ONLY", "IPV6_ONLY"] | None = None
-    subnetwork: str | None = None
-    vlan: Int32 | None = None
-
-
-class MetadataItem(Record, frozen=True):
-    key: Annotated[str, Meta(pattern=r"\A[a-zA-Z0-9_-]{1,128}\Z")]
-    value: str | None = None
-
-
-class Metadata(Record, frozen=True):
-    fingerprint: bytes | None = None
-    items: tuple[MetadataItem, ...] = ()
-    kind: Literal["compute#metadata"] | None = None
-
-
-class Duration(Record, frozen=True):
-    nanos: Int32 | None = None
-    seconds: Int64 | None = None
-
-
-class GracefulShutdown(Record, frozen=True):
-    enabled: bool | None = None
-    max_duration: Duration | None = None
-
-
-class NodeAffinity(Record, frozen=True):
-    key: str | None = None
-    operator: Literal["IN", "NOT_IN", "OPERATOR_UNSPECIFIED"] | None = None
-    values: tuple[str, ...] = ()
-
-
-class OnInstanceStopAction(Record, frozen=True):
-    discard_local_ssd: bool | None = None
-
-
-class Scheduling(Record, frozen=True):
-    automatic_restart: bool | None = None
-    availability_domain: Int32 | None = None
-    expose_host_topology: bool | None = None
-    graceful_shutdown: GracefulShutdown | None = None
-    host_error_timeout_seconds: Int32 | None = None
-    instance_termination_action: Literal["DELETE", "INSTANCE_TERMINATION_ACTION_UNSPECIFIED", "STOP"] | None = None
-    local_ssd_recovery_timeout: Duration | None = None
-    location_hint: str | None = None
-    max_run_duration: Duration | None = None
-    min_node_cpus: Int32 | None = None
-    node_affinities: tuple[NodeAffinity, ...] = ()
-    on_host_maintenance: Literal["MIGRATE", "TERMINATE"] | None = None
-    on_instance_stop_action: OnInstanceStopAction | None = None
-    preemptible: bool | None = None
-    preemption_notice_duration: Duration | None = None
-    protection_tier: (
-        Literal["PROTECTION_TIER_CAPACITY_OPTIMIZED", "PROTECTION_TIER_STANDARD", "PROTECTION_TIER_UNSPECIFIED"] | None
-    ) = None
-    provisioning_model: Literal["FLEX_START", "RESERVATION_BOUND", "SPOT", "STANDARD"] | None = None
-    skip_guest_os_shutdown: bool | None = None
-    termination_time: str | None = None
-
-
-class ServiceAccount(Record, frozen=True):
-    email: str | None = None
-    scopes: tuple[str, ...] = ()
-
-
-class Tags(Record, frozen=True):
-    fingerprint: bytes | None = None
-    items: tuple[str, ...] = ()
-
-
-class GuestOsFeature(Record, frozen=True):
-    type: str
 
 
 class ShownKey(Record, frozen=True):
@@ -146,7 +40,7 @@ class ShownKey(Record, frozen=True):
 
 
 class AttachedDisk(Record, frozen=True):
-    """What AttachedDisk and SavedAttachedDisk share, and `architecture`, which the SavedDisk shows."""
+    """What AttachedDisk and SavedAttachedDisk have."""
 
     source: str | None = None
     architecture: Literal["ARCHITECTURE_UNSPECIFIED", "ARM64", "X86_64"] | None = None
@@ -160,6 +54,8 @@ class AttachedDisk(Record, frozen=True):
     interface: Literal["NVME", "SCSI"] | None = None
     licenses: tuple[str, ...] = ()
     mode: Literal["READ_ONLY", "READ_WRITE"] = "READ_WRITE"
+    saved_state: Literal["DISK_SAVED_STATE_UNSPECIFIED", "PRESERVED"] | None = None
+    shielded_instance_initial_state: InitialState | None = None
     type: Literal["PERSISTENT", "SCRATCH"] = "PERSISTENT"
 
 
@@ -168,22 +64,38 @@ class Instance(Record, frozen=True):
 
     name: str | None = None
     disks: tuple[AttachedDisk, ...] = ()
+    advanced_machine_features: AdvancedMachineFeatures | None = None
     can_ip_forward: bool | None = None
+    confidential_instance_config: ConfidentialInstanceConfig | None = None
     deletion_protection: bool | None = None
     description: str | None = None
     guest_accelerators: tuple[AcceleratorConfig, ...] = ()
     key_revocation_action_type: Literal["KEY_REVOCATION_ACTION_TYPE_UNSPECIFIED", "NONE", "STOP"] | None = None
     labels: dict[str, str] | None = None
+    local_ssd_encryption_mode: (
+        Literal["EPHEMERAL_KEY_ENCRYPTION", "LOCAL_SSD_ENCRYPTION_MODE_UNSPECIFIED", "STANDARD_ENCRYPTION"] | None
+    ) = None
     machine_type: str | None = None
     metadata: Metadata | None = None
     min_cpu_platform: str | None = None
     network_interfaces: tuple[NetworkInterface, ...] = ()
+    network_performance_config: NetworkPerformanceConfig | None = None
     post_key_revocation_action_type: (
         Literal["NOOP", "POST_KEY_REVOCATION_ACTION_TYPE_UNSPECIFIED", "SHUTDOWN"] | None
     ) = None
+    private_ipv6_google_access: (
+        Literal[
+            "ENABLE_BIDIRECTIONAL_ACCESS_TO_GOOGLE", "ENABLE_OUTBOUND_VM_ACCESS_TO_GOOGLE", "INHERIT_FROM_SUBNETWORK"
+        ]
+        | None
+    ) = None
+    reservation_affinity: ReservationAffinity | None = None
+    resource_policies: tuple[str, ...] = ()
     scheduling: Scheduling | None = None
     service_accounts: tuple[ServiceAccount, ...] = ()
+    shielded_instance_config: ShieldedInstanceConfig | None = None
     tags: Tags | None = None
+    workload_identity_config: WorkloadIdentityConfig | None = None
 
 
 def read_instance(data: bytes, reference: Reference) -> Instance:

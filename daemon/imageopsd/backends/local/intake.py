@@ -12,7 +12,7 @@ from imageopsd.backends.local.gunzip import Gunzip, invalid_file
 from imageopsd.backends.local.options import Options
 from imageopsd.backends.local.pipe import Pipe, in_thread, outlast
 from imageopsd.backends.local.progress import Meter
-from imageopsd.backends.local.sizes import check_whole
+from imageopsd.backends.local.sizes import CheckSize, check_whole
 from imageopsd.backends.local.sources.source import Source
 from imageopsd.backends.local.spool import Spool
 from imageopsd.backends.local.tar import Piece, TarReader
@@ -44,9 +44,18 @@ class Intake:
     and has nothing else to do."""
 
     def __init__(
-        self, source: Source, spool: Spool, disk: Disk, table: BlockTable, *, options: Options, sha1: str | None
+        self,
+        source: Source,
+        spool: Spool,
+        disk: Disk,
+        table: BlockTable,
+        *,
+        options: Options,
+        check: CheckSize,
+        sha1: str | None,
     ) -> None:
-        """`sha1` is that of the archive in hex, if it is to be checked."""
+        """`check` has more to say of the disk's size than `options`; `sha1` is that of the archive in hex, if it is to
+        be checked."""
         self._source = source
         self._spool = spool
         self._disk = disk
@@ -54,7 +63,9 @@ class Intake:
         self._max_size = options.max_disk_gb * GIB
         self._sha1 = sha1
         self._gunzip = Gunzip(source.content_type)
-        self._tar = TarReader(self._max_size, check_whole if options.strict_sizes else lambda size: None)
+        self._check = check
+        self._strict = options.strict_sizes
+        self._tar = TarReader(self._max_size, self._check_size)
         self._arriving: Pipe[bytes] = Pipe(IN_FLIGHT)
         self._hashed: Pipe[bytes] = Pipe(IN_FLIGHT)
         self._pieces: Pipe[Sequence[Piece]] = Pipe(IN_FLIGHT)
@@ -89,6 +100,11 @@ class Intake:
                 f"{self._max_size // GIB} GB that backends.local.max_disk_gb allows."
             )
 
+    def _check_size(self, size: int) -> None:
+        if self._strict:
+            check_whole(size)
+        self._check(size)
+
     def _hash(self) -> str:
         sha256 = hashlib.sha256()
         sha1 = hashlib.sha1(usedforsecurity=False)  # the API's checksum; the manifest keeps the SHA-256
@@ -120,6 +136,7 @@ class Intake:
         if pieces:
             self._pieces.put(pieces, len(raw))
             self._meter.size = self._tar.disk_size
+            self._disk.expected = self._tar.content
             self._meter.made = pieces[-1].offset
 
     def _write(self) -> None:

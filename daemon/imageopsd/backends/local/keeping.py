@@ -1,7 +1,9 @@
 """What of images is on this host, apart from making them: finding it, checking it, giving it back, clearing it away."""
 
-from collections.abc import Collection, Iterator
+import os
+from collections.abc import Iterator
 from itertools import chain
+from pathlib import Path
 from threading import Event
 from typing import BinaryIO
 
@@ -9,13 +11,14 @@ import msgspec
 
 from imageopsd.backends.local.disks import file_name, opened, seals_damage
 from imageopsd.backends.local.export import write_archive, write_raw
-from imageopsd.backends.local.layout import DISK, Layout
+from imageopsd.backends.local.layout import DISK, Layout, is_directory
 from imageopsd.backends.local.manifest import ImageManifest, MachineImageManifest
 from imageopsd.backends.local.pipe import in_thread
+from imageopsd.backends.local.room import Room
 from imageopsd.backends.local.verify import damage
+from imageopsd.model.errors import InvalidRequest
 from imageopsd.model.image import GIB, Image
-from imageopsd.model.names import image_path
-from imageopsd.model.resource import IMAGES, Resource
+from imageopsd.model.resource import IMAGES, MACHINE_IMAGES, Resource, resource_path
 from imageopsd.ports import Kept
 
 
@@ -23,6 +26,7 @@ class Keeping:
     """The local backend as a `ports.Keeper`."""
 
     _layout: Layout
+    _room: Room
 
     def kept(self) -> Iterator[Kept]:
         for project, place in self._layout.places():
@@ -30,19 +34,30 @@ class Keeping:
             try:
                 manifest = self._manifest(found)
             except (OSError, msgspec.MsgspecError):
-                if place.is_dir():  # else it was deleted in this moment
+                if os.path.lexists(place):  # else it was deleted in this moment
                     yield found
             else:
-                yield msgspec.structs.replace(found, operation=manifest.operation, resource=manifest.resource)
+                yield msgspec.structs.replace(
+                    found,
+                    operation=manifest.operation,
+                    resource=manifest.resource,
+                    stored_bytes=manifest.facts.stored_bytes or 0,
+                )
 
     def keeps(self, project: str, resource: Resource) -> bool | None:
         find = self._layout.image if isinstance(resource, Image) else self._layout.machine_image
         place = find(project, int(resource.id or 0))
         # a project's directory is never removed
-        return place.is_dir() if place.parent.is_dir() else None
+        return is_directory(place) if is_directory(place.parent) else None
 
     def damage(self, kept: Kept) -> Iterator[str]:
         place = self._layout.root / kept.place
+        for problem in self._damage(kept, place):
+            if not place.is_dir():  # what was taken away piece by piece looks like damage
+                raise FileNotFoundError(place)
+            yield problem
+
+    def _damage(self, kept: Kept, place: Path) -> Iterator[str]:
         try:
             manifest = self._manifest(kept)
         except (OSError, msgspec.MsgspecError):
@@ -60,11 +75,16 @@ class Keeping:
             except OSError as error:
                 yield f"{prefix}{name} cannot be read: {error.strerror}"
 
-    def export(self, kept: Kept, target: BinaryIO, *, packed: bool, key: bytes | None = None) -> None:
-        place = self._layout.root / kept.place
+    def export(
+        self, kept: Kept, target: BinaryIO, *, packed: bool, disk: str | None = None, key: bytes | None = None
+    ) -> None:
+        manifest = self._manifest(kept)
+        file = _disk(manifest) if isinstance(manifest, ImageManifest) else _disk_of(manifest, disk)
         name = str(kept.resource.name) if kept.resource else str(kept.id)
-        with opened(place / _disk(ImageManifest.read(place)), key, image_path(kept.project, name)) as disk:
-            (write_archive if packed else write_raw)(disk, target)
+        collection = IMAGES if isinstance(manifest, ImageManifest) else MACHINE_IMAGES
+        where = resource_path(collection, kept.project, name)
+        with opened(self._layout.root / kept.place / file, key, where) as content:
+            (write_archive if packed else write_raw)(content, target)
 
     def discard(self, kept: Kept) -> None:
         self._layout.remove(self._layout.root / kept.place)
@@ -72,12 +92,14 @@ class Keeping:
     def staged(self) -> set[str]:
         return self._layout.staged()
 
-    def sweep(self, dead: Collection[str]) -> None:
-        for operation_id in dead:
-            self._layout.clear(operation_id)
-        self._layout.empty_trash(Event())
+    def strays(self) -> dict[str, str]:
+        return self._layout.strays()
+
+    def empty_trash(self, stop: Event) -> dict[str, str]:
+        return self._layout.empty_trash(stop)
 
     async def forget(self, operation_id: str) -> None:
+        self._room.forget(operation_id)
         await in_thread("forget", lambda: self._layout.clear(operation_id))
 
     def _manifest(self, kept: Kept) -> ImageManifest | MachineImageManifest:
@@ -88,3 +110,14 @@ class Keeping:
 
 def _disk(manifest: ImageManifest) -> str:
     return file_name(DISK, encrypted=manifest.encryption is not None)
+
+
+def _disk_of(manifest: MachineImageManifest, wanted: str | None) -> str:
+    """The file of one disk, named by its number or its device name. Raises InvalidRequest."""
+    devices = {str(disk["index"]): str(disk.get("deviceName", "")) for disk in manifest.facts.properties["disks"]}
+    files = {Path(disk.file).stem.removeprefix("disk-"): disk.file for disk in manifest.disks}
+    found = [number for number in files if wanted in (None, number, devices.get(number))]
+    if len(found) != 1:
+        known = ", ".join(f"{number} ({devices.get(number) or 'without a name'})" for number in files)
+        raise InvalidRequest("disk", f"Expected the number or the device name of one of its disks: {known}.")
+    return files[found[0]]

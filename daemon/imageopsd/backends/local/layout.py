@@ -4,7 +4,7 @@
     machine-images/<project>/<id>/{disk-<n>.…, manifest.json}     the same: all disks of a bundle, or none
     staging/<operation id>/out/                                   what one operation is making; nobody reads it
     staging/<operation id>/source.{part,jsonl}                    what it has of its source, for its next try (`spool`)
-    trash/<id>/                                                   what is to be deleted
+    trash/<id>.<random>/                                          what is deleted; `empty_trash` frees its space
 
 Ids are made by the server and never used again, and a project's name has no slash; what users write never becomes
 a path. All methods block: call them in a thread.
@@ -12,10 +12,12 @@ a path. All methods block: call them in a thread.
 
 import os
 import shutil
+import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
-from threading import Event
+from threading import Event, Lock
 from typing import TypeVar
 from uuid import uuid4
 
@@ -37,6 +39,8 @@ class Layout:
         self.root = root
         self._images, self._machine_images = root / "images", root / "machine-images"
         self._staging, self._trash = root / "staging", root / "trash"
+        self._moving = Lock()
+        """Held until it is settled that what was moved into the trash stays there."""
 
     def prepare(self) -> None:
         """Makes the directories and empties those whose content is nobody's since the last process ended.
@@ -48,21 +52,48 @@ class Layout:
         for left_over in self._staging.iterdir():
             self._throw_away(left_over / OUT if resumable(left_over) else left_over)
 
-    def empty_trash(self, stop: Event) -> None:
-        """Frees the space of what was thrown away, until `stop` is set; a file system takes its time for large
-        files."""
-        for left_over in self._trash.iterdir():
+    def empty_trash(self, stop: Event) -> dict[str, str]:
+        """Frees the space of what was thrown away, until `stop` is set; a file system takes its time for large files.
+        What cannot be removed, with the reason."""
+        with self._moving:
+            doomed = sorted(self._trash.iterdir())
+        kept = {}
+        for path in doomed:
             if stop.is_set():
-                return
-            _remove(left_over)
+                break
+            try:
+                crash_point("remove.delete.before")
+                _remove(path)
+                crash_point("remove.delete.after")
+            except OSError as error:
+                kept[self.name(path)] = error.strerror or str(error)
+        return kept
 
     def places(self) -> Iterator[tuple[str, Path]]:
         """All that is published, with its project."""
+        for path, problem in self._found():
+            if problem is None:
+                yield path.parent.name, path
+
+    def strays(self) -> dict[str, str]:
+        """What lies where published things lie and is none of them, or cannot be looked at, with the reason."""
+        return {self.name(path): problem for path, problem in self._found() if problem is not None}
+
+    def _found(self) -> Iterator[tuple[Path, str | None]]:
+        """Everything where published things lie; what is none of them with the reason."""
         for root in (self._images, self._machine_images):
-            for project in root.iterdir() if root.is_dir() else ():
-                for place in project.iterdir():
-                    if place.name.isdecimal():
-                        yield project.name, place
+            for project in root.iterdir() if is_directory(root) else ():
+                try:
+                    places = list(project.iterdir())
+                except OSError as error:
+                    yield project, error.strerror or str(error)
+                    continue
+                for place in places:
+                    yield place, _problem(place)
+
+    def name(self, path: Path) -> str:
+        """For texts."""
+        return str(path.relative_to(self.root))
 
     def staged(self) -> set[str]:
         """The ids of operations that have something half done."""
@@ -70,7 +101,7 @@ class Layout:
 
     def clear(self, operation_id: str) -> None:
         """Nothing half done of the operation remains."""
-        _remove(self._staging / operation_id)
+        self._throw_away(self._staging / operation_id)
 
     def image(self, project: str, image_id: int) -> Path:
         return self._images / project / str(image_id)
@@ -120,19 +151,25 @@ class Layout:
         self.remove(place)
 
     def remove(self, place: Path) -> None:
-        """Takes what is at `place` away, in one step for whoever looks and safe against power loss, and then frees
-        its space. Also for what a dead process has begun to remove, or has removed."""
-        doomed = self._trash / place.name
-        if place.exists():
-            crash_point("remove.rename.before")
-            place.rename(doomed)
-            crash_point("remove.rename.after")
-        if place.parent.exists():
-            _sync_directory(place.parent)
-            _sync_directory(self._trash)
-        crash_point("remove.delete.before")
-        _remove(doomed)
-        crash_point("remove.delete.after")
+        """Takes what is at `place` away, in one step for whoever looks and safe against power loss. Then it is gone,
+        whatever becomes of its bytes: those are `empty_trash`'s. Raises OSError, and then it is where it was. Also for
+        what a dead process has removed."""
+        doomed = self._trash / f"{place.name}.{uuid4().hex}"
+        with self._moving:
+            try:
+                if place.exists():
+                    crash_point("remove.rename.before")
+                    place.rename(doomed)
+                    crash_point("remove.rename.after")
+                if place.parent.exists():
+                    _sync_directory(place.parent)
+                    _sync_directory(self._trash)
+            except OSError:
+                with suppress(OSError):
+                    crash_point("restore.rename.before")
+                    doomed.rename(place)
+                    crash_point("restore.rename.after")
+                raise
 
     def rewrite_manifest(self, operation_id: str, place: Path, content: Manifest) -> None:
         """Readers see the old manifest or the new one."""
@@ -148,9 +185,9 @@ class Layout:
 
     def _throw_away(self, path: Path) -> None:
         """At once, whatever its size; `empty_trash` has the work."""
-        if path.exists():
+        if os.path.lexists(path):
             crash_point("sweep.rename.before")
-            path.rename(self._trash / uuid4().hex)
+            path.rename(self._trash / f"{path.name}.{uuid4().hex}")
             crash_point("sweep.rename.after")
 
     def _sync_published(self, place: Path, staging: Path) -> None:
@@ -159,6 +196,24 @@ class Layout:
         if staging.exists():
             _sync_directory(staging)
             _remove(staging)
+
+
+def is_directory(path: Path) -> bool:
+    """As `Path.is_dir`, but what cannot be looked at is not the same as what is not there. Raises OSError."""
+    try:
+        return stat.S_ISDIR(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def _problem(place: Path) -> str | None:
+    """Why it is nothing published; `None` if it may be."""
+    if not place.name.isdecimal():
+        return "its name is no id"
+    try:
+        return None if is_directory(place) else "it is no directory"
+    except OSError as error:
+        return error.strerror or str(error)
 
 
 def _write_manifest(directory: Path, content: Manifest) -> None:

@@ -10,7 +10,7 @@ import msgspec
 
 from imageopsd.backends.local.blocks import BlockTable
 from imageopsd.backends.local.clone import Cloner
-from imageopsd.backends.local.disk import Disk
+from imageopsd.backends.local.disk import Disk, Reservation
 from imageopsd.backends.local.disks import encryption_of, file_name, new_disk
 from imageopsd.backends.local.instances import AttachedDisk, Instance
 from imageopsd.backends.local.layout import Layout
@@ -20,19 +20,30 @@ from imageopsd.backends.local.pipe import in_thread
 from imageopsd.backends.local.progress import MOVED, Meter
 from imageopsd.backends.local.reading import PlainDisk, Readable, pour
 from imageopsd.backends.local.resources import Resources, SourceDisk
-from imageopsd.backends.local.saved import disk_of, properties, saved_attached_disk, saved_disk, stored
-from imageopsd.model.errors import PermanentFailure
+from imageopsd.backends.local.room import Room, waited
+from imageopsd.backends.local.saved import (
+    attached_disk,
+    disk_of,
+    found,
+    instance_properties,
+    saved_attached_disk,
+    saved_disk,
+    source_properties,
+    stored,
+)
+from imageopsd.model.errors import NoRoom, PermanentFailure
 from imageopsd.model.keys import check_given
 from imageopsd.model.machine_image import (
     MachineImage,
     MachineImageFacts,
     MachineImageParams,
     MachineImageTask,
+    machine_image_path,
     published,
 )
 from imageopsd.model.operation import OperationWarning
 from imageopsd.model.references import Reference, parse_instance_reference
-from imageopsd.ports import Reporter
+from imageopsd.ports import MachineImagePatchTask, Reporter
 
 
 class _Copy(msgspec.Struct, frozen=True):
@@ -68,11 +79,12 @@ class _BundleMeter(Meter):
 
 
 class MachineImages:
-    def __init__(self, options: Options, layout: Layout, resources: Resources, cloner: Cloner) -> None:
+    def __init__(self, options: Options, layout: Layout, resources: Resources, cloner: Cloner, room: Room) -> None:
         self._margin = options.free_space_margin
         self._layout = layout
         self._resources = resources
         self._cloner = cloner
+        self._room = room
 
     async def insert(self, task: MachineImageTask, report: Reporter) -> MachineImageFacts:
         """Raises BackendFailure, and OSError from the data directory."""
@@ -82,28 +94,46 @@ class MachineImages:
         _warn(task.machine_image, facts, report)
         return facts
 
+    def patch(self, task: MachineImagePatchTask) -> None:
+        """Blocks. Raises PermanentFailure, and OSError from the data directory."""
+        place = self._layout.machine_image(task.project, int(task.after.id or 0))
+        try:
+            manifest = MachineImageManifest.read(place)
+        except FileNotFoundError:
+            raise PermanentFailure(
+                "RESOURCE_NOT_FOUND",
+                f"The resource '{machine_image_path(task.project, str(task.after.name))}' was not found",
+                HTTPStatus.NOT_FOUND,
+            ) from None
+        self._layout.rewrite_manifest(task.operation_id, place, manifest.showing(task.after))
+
     async def _make(self, task: MachineImageTask, place: Path, report: Reporter) -> MachineImageFacts:
         source = task.machine_image.source_instance or ""
         reference = parse_instance_reference(source, task.project, "resource.sourceInstance")
+        disks = list[Disk]()
         try:
-            instance = await in_thread("read", lambda: self._resources.instance(reference))
-            disks = _chosen(instance, task.machine_image.params, reference)
-            staged = await in_thread("begin", lambda: self._layout.begin(task.operation_id))
-            with ExitStack() as files:
-                meter = _BundleMeter()
-                copies = await in_thread("open", lambda: self._open(disks, reference, task, staged, meter, files))
-                stop = Event()
-                with meter.telling(report):
-                    await in_thread("copy", lambda: self._copy(copies, stop), stop.set)
-                report.progress(MOVED, "reading it for its digests")
-                await in_thread("digest", lambda: _digest(copies, stop), stop.set)
-                report.progress(MOVED, "making it safe on disk")
-                sizes = await in_thread("sync", lambda: [copy.disk.finish(copy.source.size) for copy in copies])
-                saved = await in_thread("sync", lambda: [_saved_file(copy) for copy in copies])
-            report.progress(95, "publishing")
-            manifest = _manifest(task, reference, saved, _facts(instance, disks, copies, sizes))
-            await in_thread("publish", lambda: self._layout.publish(staged, manifest, place))
-        except BaseException:
+            with self._room.failures(task.operation_id, self._margin, disks):
+                instance = await in_thread("read", lambda: self._resources.instance(reference))
+                chosen = _chosen(instance, task.machine_image.params, reference)
+                staged = await in_thread("begin", lambda: self._layout.begin(task.operation_id))
+                with ExitStack() as files:
+                    meter = _BundleMeter()
+                    copies = await in_thread("open", lambda: self._open(chosen, reference, task, staged, meter, files))
+                    disks += [copy.disk for copy in copies]
+                    stop = Event()
+                    with meter.telling(report):
+                        await in_thread("copy", lambda: self._copy(copies, stop), stop.set)
+                    report.progress(MOVED, "reading it for its digests")
+                    await in_thread("digest", lambda: _digest(copies, stop), stop.set)
+                    report.progress(MOVED, "making it safe on disk")
+                    sizes = await in_thread("sync", lambda: [copy.disk.finish(copy.source.size) for copy in copies])
+                    saved = await in_thread("sync", lambda: [_saved_file(copy) for copy in copies])
+                report.progress(95, "publishing")
+                manifest = _manifest(task, reference, saved, _facts(instance, reference.project, chosen, copies, sizes))
+                await in_thread("publish", lambda: self._layout.publish(staged, manifest, place))
+        except BaseException as error:
+            if isinstance(error, NoRoom):
+                report.warn(waited(error))
             # as with an image: also what was published already
             await in_thread("discard", lambda: self._layout.discard(task.operation_id, place))
             raise
@@ -129,10 +159,12 @@ class MachineImages:
         check_given(task.machine_image.machine_image_encryption_key, bundle, "resource.machineImageEncryptionKey")
         _check_needed(keys, [source.reference for source in sources.values()])
         plain = {index: source.opened(keys.get(source.reference.path)) for index, source in sources.items()}
-        copies = []
+        copies, reserved = [], Reservation(task.reserved_bytes)
         for index, source in sources.items():
             image_id = int(task.machine_image.id or 0)
-            disk, table = files.enter_context(new_disk(staged, f"disk-{index}", self._margin, bundle, image_id))
+            disk, table = files.enter_context(
+                new_disk(staged, f"disk-{index}", self._margin, bundle, image_id, reserved)
+            )
             path = staged / file_name(f"disk-{index}", encrypted=bundle is not None)
             part, as_it_is = meter.part(source.size), isinstance(plain[index], PlainDisk) and bundle is None
             copies.append(_Copy(index, disks[index], source, plain[index], path, disk, table, part, as_it_is))
@@ -171,15 +203,19 @@ def _chosen(instance: Instance, params: MachineImageParams | None, reference: Re
 
 
 def _facts(
-    instance: Instance, disks: dict[int, AttachedDisk], copies: Sequence[_Copy], sizes: Sequence[int]
+    instance: Instance, project: str, disks: dict[int, AttachedDisk], copies: Sequence[_Copy], sizes: Sequence[int]
 ) -> MachineImageFacts:
-    """`sizes` are what the copies take on the device, in bytes."""
-    shown = {index: saved_attached_disk(attached, index) for index, attached in disks.items()}
+    """`project` is the instance's; `sizes` are what the copies take on the device, in bytes."""
+    attached = {index: attached_disk(disk, index, project) for index, disk in disks.items()}
+    saved = {index: saved_attached_disk(disk, index, project) for index, disk in disks.items()}
     for copy, size in zip(copies, sizes, strict=True):
-        shown[copy.index] |= stored(copy.source.reference, copy.source.size, size)
+        of_disk = found(copy.source.reference, copy.source.size)
+        attached[copy.index] |= of_disk
+        saved[copy.index] |= of_disk | stored(size)
     return MachineImageFacts(
         total_storage_bytes=sum(sizes),
-        properties=properties(instance, shown.values()),
+        properties=source_properties(instance, [*saved.values()]),
+        instance_properties=instance_properties(instance, [*attached.values()]),
         saved_disks=tuple(
             saved_disk(copy.attached, copy.source.reference, size) for copy, size in zip(copies, sizes, strict=True)
         ),

@@ -51,6 +51,7 @@ def pour(source: Readable, disk: Disk, table: BlockTable, meter: Meter, stop: Ev
     """Fills `disk`, and its `table`, from `source`; for what the file system cannot copy by itself, because one of the
     two is encrypted. Raises Broken when `stop` is set."""
     meter.size = source.size
+    disk.expected = sum(end - start for start, end in source.extents())
     for start, end in source.extents():
         at = start
         for block in source.read(start, end):

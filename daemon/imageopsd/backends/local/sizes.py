@@ -1,8 +1,15 @@
 """From the bytes of a disk to the whole number of GB that an image has."""
 
+from collections.abc import Callable
+
 from imageopsd.backends.local.gunzip import invalid_file
+from imageopsd.model.errors import ReservationExceeded
 from imageopsd.model.image import GIB
 from imageopsd.model.operation import OperationWarning
+from imageopsd.model.quota import Metric
+
+CheckSize = Callable[[int], None]
+"""Called with the size of a disk, in bytes, as soon as that is known; raises BackendFailure for one that may not be."""
 
 
 def disk_size(content: int, asked_gb: int | None) -> tuple[int, list[OperationWarning]]:
@@ -44,6 +51,15 @@ def disk_size(content: int, asked_gb: int | None) -> tuple[int, list[OperationWa
             )
         )
     return whole, warnings
+
+
+def check_reserved(content: int, asked_gb: int | None, reserved_gb: int | None) -> None:
+    """Raises ReservationExceeded for an image that would be larger than may be."""
+    size_gb = max(-(-content // GIB), int(asked_gb or 0))
+    if reserved_gb is not None and size_gb > reserved_gb:
+        raise ReservationExceeded(
+            f"The image would have {size_gb} GB, more than the {reserved_gb} GB that were left for it.", Metric.IMAGE_GB
+        )
 
 
 def check_whole(content: int) -> None:

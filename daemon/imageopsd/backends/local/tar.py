@@ -54,12 +54,13 @@ class TarReader:
         self._check_size = check_size
         self.disk_size: int | None = None
         """Bytes of the virtual disk, known once the header was read."""
+        self.content = 0
+        """Bytes of it that the archive has, zeros among them."""
         self._block = bytearray()
         self._take: Callable[[bytes], None] = self._take_header
         # ends rather than lengths of extents: the check for order and the reading both want them
         self._starts, self._ends = array("Q"), array("Q")
         self._entries = 0
-        self._archived = 0
         self._extent = -1
         self._offset = 0
         self._reading = False
@@ -113,10 +114,10 @@ class TarReader:
                 f"The file inside the tar archive was named ''{shown(name)}''. It should be named ''disk.raw''.",
                 HTTPStatus.BAD_REQUEST,
             )
-        self._archived = _number(block[124:136], "size")
+        self.content = _number(block[124:136], "size")
         if kind in (b"0", b"\0"):
-            self._set_size(self._archived)
-            self._add_extent(0, self._archived)
+            self._set_size(self.content)
+            self._add_extent(0, self.content)
             self._begin_content()
         elif kind == b"S":
             self._set_size(_number(block[483:495], "real size"))
@@ -173,9 +174,9 @@ class TarReader:
     # ------------------------------------------------------------------------------ the content and the end
 
     def _begin_content(self) -> None:
-        if sum(self._ends) - sum(self._starts) != self._archived:
+        if sum(self._ends) - sum(self._starts) != self.content:
             raise _invalid("Its sparse map does not add up to the size of the member.")
-        self._padding = -self._archived % BLOCK
+        self._padding = -self.content % BLOCK
         self._take = self._take_end
         self._enter_extent()
 

@@ -22,7 +22,8 @@ from imageopsd.cli.client import Client
 from imageopsd.cli.demo.disk import Archive, make_disk, pack
 from imageopsd.cli.demo.server import serving
 from imageopsd.cli.exits import Exit, Failure
-from imageopsd.cli.show import Follower, outcome, show_one
+from imageopsd.cli.following import Follower, outcome
+from imageopsd.cli.show import show_one
 from imageopsd.config.loading import ENVIRONMENT_PREFIX
 
 PROJECT = "demo"

@@ -118,10 +118,11 @@ def row_of(reference: str) -> int | None:
     return number if number is not None and number < 2**63 else None
 
 
-def put_resource(tx: Transaction, project: str, resource: Resource) -> None:
-    """Reserves a resource's name. Raises AlreadyExists if it is taken."""
+def put_resource(tx: Transaction, project: str, resource: Resource, stored_bytes: int = 0) -> None:
+    """Reserves a resource's name; one that is there already takes `stored_bytes`. Raises AlreadyExists if the name is
+    taken."""
     collection, name = collection_of(resource), str(resource.name)
-    held = holding(resource)
+    held = holding(resource, stored_bytes)
     put = tx.execute(
         "INSERT INTO resources (id, project, collection, name, family, record, reserved, size_gb, stored_bytes)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (project, collection, name) DO NOTHING",

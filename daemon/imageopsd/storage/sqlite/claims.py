@@ -11,14 +11,14 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from imageopsd.model.errors import LeaseLost
+from imageopsd.model.errors import LeaseLost, NotFound
 from imageopsd.model.events import Cancelled
-from imageopsd.model.names import operation_name
+from imageopsd.model.names import ANY_PROJECT, operation_name, operation_path
 from imageopsd.model.operation import Operation, Status
 from imageopsd.model.quota import Quotas
 from imageopsd.model.requests import AnyRequest
 from imageopsd.model.resource import Resource
-from imageopsd.ports import Cancellation, CatalogueChange, Claim, Forget, Publish
+from imageopsd.ports import Cancellation, CatalogueChange, Claim, ClaimRound, Forget, Publish
 from imageopsd.storage.sqlite import ledger
 from imageopsd.storage.sqlite.catalogue import decode_resource, replace_resource, text_of
 from imageopsd.storage.sqlite.connection import Transaction, Writer, milliseconds, time_of
@@ -45,15 +45,16 @@ class Claims(Records):
         *,
         project_limit: int | None = None,
         making: bool = True,
-    ) -> list[Claim]:
-        def take(tx: Transaction) -> list[Claim]:
+    ) -> ClaimRound:
+        def take(tx: Transaction) -> ClaimRound:
             taken = self._turns.take(tx, owner, limit, now, until, project_limit, making)
             claims = [_begun(tx, begin, *row) for row in taken]
             tx.executemany(
                 "UPDATE operations SET record = ? WHERE id = ?",
                 [(text_of(claim.operation), int(claim.operation.id)) for claim in claims],
             )
-            return claims
+            (due,) = tx.execute(NEXT_DUE).fetchone()
+            return ClaimRound(claims, None if due is None else time_of(due))
 
         return await self._writer.run(take)
 
@@ -89,8 +90,9 @@ class Claims(Records):
         def put_back(tx: Transaction) -> None:
             _hold(
                 tx,
-                "UPDATE tasks SET token = NULL, owner = NULL, lease_until = NULL, not_before = ?"
-                " WHERE operation_id = ? AND token = ?",
+                # whoever asks for its end from now on ends it; who just did waits for the next claim
+                "UPDATE tasks SET token = NULL, owner = NULL, lease_until = NULL, begun = 0,"
+                " not_before = iif(cancel IS NULL, ?, 0) WHERE operation_id = ? AND token = ?",
                 (milliseconds(until),),
                 claim,
             )
@@ -102,8 +104,8 @@ class Claims(Records):
         def put_back(tx: Transaction) -> None:
             _hold(
                 tx,
-                "UPDATE tasks SET token = NULL, owner = NULL, lease_until = NULL, not_before = ?,"
-                " attempt = attempt - 1 WHERE operation_id = ? AND token = ?",
+                "UPDATE tasks SET token = NULL, owner = NULL, lease_until = NULL, attempt = attempt - 1,"
+                " not_before = iif(cancel IS NULL, ?, 0) WHERE operation_id = ? AND token = ?",
                 (milliseconds(until) if until else 0,),
                 claim,
             )
@@ -131,17 +133,17 @@ class Claims(Records):
         number = int((await self.operation(project, reference)).id)
 
         def stop(tx: Transaction) -> Cancellation:
-            where, record, stored = tx.execute(
-                "SELECT project, record, request FROM operations WHERE id = ?", (number,)
-            ).fetchone()
-            before, request = decode_operation(record), decode_request(stored)
-            task = tx.execute("SELECT lane, token FROM tasks WHERE operation_id = ?", (number,)).fetchone()
+            row = tx.execute("SELECT project, record, request FROM operations WHERE id = ?", (number,)).fetchone()
+            if row is None:  # it ended and was deleted since it was looked up
+                raise NotFound(operation_path(project or ANY_PROJECT, reference))
+            where, before, request = row[0], decode_operation(row[1]), decode_request(row[2])
+            task = tx.execute("SELECT lane, token, begun FROM tasks WHERE operation_id = ?", (number,)).fetchone()
             if task is None:
                 return Cancellation(before, where, ended=False)
-            lane, token = task
-            if token is not None or (before.start_time and not request.undoable):
+            lane, token, begun = task
+            if token is not None or (begun and not request.undoable):
                 tx.execute(
-                    "UPDATE tasks SET cancel = coalesce(cancel, ?) WHERE operation_id = ?",
+                    "UPDATE tasks SET cancel = coalesce(cancel, ?), not_before = 0 WHERE operation_id = ?",
                     (msgspec.json.encode(asked).decode(), number),
                 )
                 return Cancellation(before, where, ended=False)
@@ -163,12 +165,6 @@ class Claims(Records):
     async def recover(self, now: datetime) -> int:
         return await self._writer.run(lambda tx: free(tx, "token IS NOT NULL AND lease_until < ?", milliseconds(now)))
 
-    async def next_due(self) -> datetime | None:
-        ((due,),) = await self._readers.fetch(
-            "SELECT min(not_before) FROM tasks WHERE runnable = 1 AND token IS NULL AND not_before > 0"
-        )
-        return None if due is None else time_of(due)
-
     async def next_deadline(self) -> datetime | None:
         ((due,),) = await self._readers.fetch(
             "SELECT min(deadline) FROM tasks WHERE deadline IS NOT NULL AND cancel IS NULL"
@@ -186,6 +182,7 @@ class Claims(Records):
 
 # ---------------------------------------------------------------------------------------------------- statements
 
+NEXT_DUE = "SELECT min(not_before) FROM tasks WHERE runnable = 1 AND token IS NULL AND not_before > 0"
 LAST_IN_LANE = "SELECT max(operation_id) FROM tasks WHERE lane = ? AND operation_id < ?"
 CLAIMED = (
     "SELECT o.project, o.record, o.request, r.record FROM operations o"

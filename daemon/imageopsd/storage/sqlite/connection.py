@@ -20,13 +20,13 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from time import perf_counter
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, NoReturn, Self, TypeVar
 
 import aiosqlite
 import anyio
 
 from imageopsd.crashpoints import crash_point
-from imageopsd.model.errors import ImageOpsError, StoreBusy, StoreError, StoreFull, StoreTooNew, StoreUnavailable
+from imageopsd.model.errors import StoreBusy, StoreError, StoreFull, StoreTooNew, StoreUnavailable
 
 T = TypeVar("T")
 
@@ -40,9 +40,6 @@ https://www.sqlite.org/rescode.html#ioerr_fsync, https://lwn.net/Articles/752063
 BATCH = 512
 """Most functions in one transaction: bounds how long the first of them waits for its commit."""
 
-
-REFUSALS = (ImageOpsError, ValueError, sqlite3.IntegrityError)
-"""What a function says by raising: its own work is undone, and nobody else's."""
 
 TIDY_PAGES = 256
 """Pages that are given back at a time, a megabyte; more would hold up whoever writes next (getsentry/taskbroker#438)"""
@@ -86,6 +83,7 @@ class Writer:
         self._inbox: SimpleQueue[_Work[Any] | None] = SimpleQueue()
         self._loop = asyncio.get_running_loop()
         self._broken: StoreError | None = None
+        self._breaking = asyncio.Event()
         self._untidy = threading.Event()
         self._unclean = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"writer {path.name}", daemon=True)
@@ -98,6 +96,12 @@ class Writer:
         future: asyncio.Future[T] = self._loop.create_future()
         self._inbox.put(_Work(function, future))
         return await future
+
+    async def until_broken(self) -> NoReturn:
+        """Raises the error after which nothing more is written, when it comes."""
+        await self._breaking.wait()
+        assert self._broken is not None  # it is set before the event is
+        raise self._broken
 
     async def tidy(self) -> None:
         """Gives up to TIDY_PAGES free pages back to the file system."""
@@ -135,18 +139,21 @@ class Writer:
             if work:
                 began = perf_counter()
                 self._commit(work)
+                self._loop.call_soon_threadsafe(_deliver, work)
                 if self._observe is not None:
                     self._observe(perf_counter() - began)
-                self._loop.call_soon_threadsafe(_deliver, work)
+            self._clean()
+
+    def _clean(self) -> None:
+        """Nothing was promised of this; what is wrong will show at the next write."""
+        with suppress(sqlite3.Error):
             if self._unclean.is_set():
                 self._unclean.clear()
-                with suppress(sqlite3.Error):
-                    self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             if self._untidy.is_set():
                 self._untidy.clear()
-                with suppress(sqlite3.Error):  # nothing was promised; what is wrong will show at the next write
-                    # it comes back after each page, and only a script is stepped to its end
-                    self._connection.executescript(f"PRAGMA incremental_vacuum({TIDY_PAGES})")
+                # it comes back after each page, and only a script is stepped to its end
+                self._connection.executescript(f"PRAGMA incremental_vacuum({TIDY_PAGES})")
 
     def _commit(self, batch: list[_Work[Any]]) -> None:
         """All of `batch` in one transaction. An item that raises is undone alone; as few do, savepoints are set only
@@ -158,7 +165,9 @@ class Writer:
             execute("BEGIN IMMEDIATE")
             try:
                 transaction = self._together(batch)
-            except REFUSALS:
+            except Exception as error:
+                if _of_database(error):
+                    raise
                 execute("ROLLBACK")
                 execute("BEGIN IMMEDIATE")
                 transaction = self._one_by_one(batch)
@@ -185,7 +194,9 @@ class Writer:
             execute("SAVEPOINT item")
             try:
                 item.result = item.function(transaction)
-            except REFUSALS as error:
+            except Exception as error:  # a refusal, or a bug: nobody else's work is undone for it
+                if _of_database(error):
+                    raise
                 item.error = error
                 transaction.tally = counted
                 execute("ROLLBACK TO item")
@@ -194,14 +205,22 @@ class Writer:
 
     def _failed(self, error: BaseException) -> BaseException:
         """What the waiters are told after the whole transaction failed."""
-        if self._connection.in_transaction:
-            self._connection.execute("ROLLBACK")
-        if not isinstance(error, sqlite3.Error):
-            return error
-        failure = _store_error(error)
-        if getattr(error, "sqlite_errorcode", 0) & 0xFF in DOUBTFUL:
-            self._broken = failure
+        failure = _store_error(error) if isinstance(error, sqlite3.Error) else error
+        doubtful = getattr(error, "sqlite_errorcode", 0) & 0xFF in DOUBTFUL
+        try:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+        except sqlite3.Error:
+            doubtful = True
+        if doubtful and self._broken is None:
+            self._broken = failure if isinstance(failure, StoreError) else StoreError(f"the database failed: {error}")
+            self._loop.call_soon_threadsafe(self._breaking.set)
         return failure
+
+
+def _of_database(error: Exception) -> bool:
+    """Whether an error is about the whole transaction, and not what one function in it said by raising."""
+    return isinstance(error, sqlite3.Error) and not isinstance(error, sqlite3.IntegrityError)
 
 
 def _store_error(error: sqlite3.Error) -> StoreError:

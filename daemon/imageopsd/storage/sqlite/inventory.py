@@ -53,11 +53,11 @@ class Inventory:
 
         return await self._writer.run(write)
 
-    async def restore(self, project: str, resource: Resource) -> bool:
+    async def restore(self, project: str, resource: Resource, stored_bytes: int = 0) -> bool:
         def write(tx: Transaction) -> bool:
             if tx.execute("SELECT 1 FROM resources WHERE id = ?", (resource.id,)).fetchone():
                 return False
-            put_resource(tx, project, resource)
+            put_resource(tx, project, resource, stored_bytes)
             return True
 
         return await self._writer.run(write)

@@ -5,7 +5,18 @@ from hashlib import sha256
 from importlib import resources
 
 from imageopsd.model.operation import Operation
-from imageopsd.model.quota import WINDOW, Correction, Limit, Metric, Quotas, Usage, metrics_of, refusal, source_of
+from imageopsd.model.quota import (
+    WINDOW,
+    Correction,
+    Limit,
+    Metric,
+    Quotas,
+    Remainder,
+    Usage,
+    metrics_of,
+    refusal,
+    source_of,
+)
 from imageopsd.model.resource import IMAGES, Resource
 from imageopsd.storage.sqlite.connection import Readers, Transaction, milliseconds, statements
 
@@ -63,6 +74,26 @@ def _count_insert(tx: Transaction, limit: Limit, project: str, operation: Operat
     (taken,) = tx.execute("SELECT count(*) FROM inserts WHERE project = ? AND source = ?", (project, digest)).fetchone()
     if taken > limit.limit:
         raise refusal(Metric.INSERTS, limit, source=source)
+
+
+async def left(readers: Readers, quotas: Quotas, project: str, resource_id: int) -> dict[Metric, Remainder]:
+    """What the project's limits leave for a resource that is made, its own reservation included."""
+    limits = {metric: limit for metric, limit in quotas.of(project) if metric in (Metric.IMAGE_GB, Metric.STORED_BYTES)}
+    if not limits:
+        return {}
+    lines = await readers.fetch(
+        "SELECT l.metric, l.used + l.reserved, iif(l.metric = ?, r.size_gb, r.stored_bytes)"
+        " FROM ledger l, resources r WHERE l.project = ? AND r.id = ?",
+        Metric.IMAGE_GB,
+        project,
+        resource_id,
+    )
+    taken = {metric: (everything, own) for metric, everything, own in lines}
+    remainders: dict[Metric, Remainder] = {}
+    for metric, limit in limits.items():
+        everything, own = taken.get(metric, (0, 0))
+        remainders[metric] = Remainder(limit, max(limit.limit - everything, 0) + own)
+    return remainders
 
 
 async def read(readers: Readers, project: str | None, now: datetime) -> list[Usage]:

@@ -5,7 +5,7 @@ from contextlib import AsyncExitStack
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, NoReturn, Self
 
 import anyio
 import msgspec
@@ -108,6 +108,9 @@ class SqliteQueue:
             " (SELECT submitted FROM jobs ORDER BY receipt LIMIT 1)"
         )
         return QueueDepth(waiting=waiting, dead=dead, oldest=time_of(oldest) if oldest is not None else None)
+
+    async def until_broken(self) -> NoReturn:
+        await self._writer.until_broken()
 
     async def dead_letters(self, limit: int) -> list[DeadLetter]:
         rows = await self._readers.fetch(f"{_DEAD} ORDER BY receipt DESC LIMIT ?", limit)

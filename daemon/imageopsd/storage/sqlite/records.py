@@ -57,6 +57,7 @@ class Records:
 
     async def newest_id(self) -> int:
         ((newest,),) = await self._readers.fetch(
-            "SELECT max(coalesce((SELECT max(id) FROM operations), 0), coalesce((SELECT max(id) FROM resources), 0))"
+            "SELECT max(coalesce((SELECT max(id) FROM operations), 0), coalesce((SELECT max(id) FROM resources), 0),"
+            " coalesce((SELECT max(id) FROM tombstones), 0))"
         )
         return int(newest)

@@ -9,19 +9,19 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NoReturn, Self
 
 import anyio
 import msgspec
 from msgspec.structs import replace
 
-from imageopsd.model.errors import NotFinished, RequestIdReused, StoreInUse
+from imageopsd.model.errors import NotFinished, NotFound, RequestIdReused, StoreInUse
 from imageopsd.model.names import first_id, operation_path
 from imageopsd.model.operation import Operation, Status
-from imageopsd.model.quota import Correction, Quotas, Usage
+from imageopsd.model.quota import Correction, Metric, Quotas, Remainder, Usage
 from imageopsd.model.requests import AnyRequest
 from imageopsd.model.resource import Resource
-from imageopsd.ports import Acceptance
+from imageopsd.ports import Acceptance, Claim
 from imageopsd.storage.sqlite import ledger
 from imageopsd.storage.sqlite.catalogue import (
     Catalogue,
@@ -88,10 +88,7 @@ class SqliteStore(Claims, Catalogue, Inventory):
                 if first:
                     return Acceptance(first, created=False)
                 if row:
-                    tx.execute(
-                        "UPDATE operations SET request_id = NULL WHERE project = ? AND request_id = ?",
-                        (project, request.request_id),
-                    )
+                    _forget_request(tx, project, request.request_id)
             if reserve:
                 put_resource(tx, project, reserve)
             number, done, made = int(operation.id), operation.status is Status.DONE, operation
@@ -152,19 +149,36 @@ class SqliteStore(Claims, Catalogue, Inventory):
         values = (failed, first_id(before), before.isoformat(timespec="milliseconds"), limit)
         return await self._writer.run(lambda tx: tx.execute(statement, values).rowcount)
 
+    async def forget_requests(self, *, before: datetime, limit: int) -> int:
+        statement = "DELETE FROM tombstones WHERE id IN (SELECT id FROM tombstones WHERE id < ? ORDER BY id LIMIT ?)"
+        return await self._writer.run(lambda tx: tx.execute(statement, (first_id(before), limit)).rowcount)
+
     async def tidy(self) -> int:
         return await tidied(self._writer, self._readers)
 
     async def probe(self) -> None:
         await self._writer.run(lambda tx: tx.execute("UPDATE totals SET value = value WHERE name = 'failed'") and None)
 
+    async def until_broken(self) -> NoReturn:
+        await self._writer.until_broken()
+
     async def delete_operation(self, project: str, reference: str) -> None:
         operation = await self.operation(project, reference)
+        number, path = (int(operation.id),), operation_path(project, operation.name)
 
         def delete(tx: Transaction) -> None:
-            gone = tx.execute("DELETE FROM operations WHERE id = ? AND done = 1", (int(operation.id),))
-            if gone.rowcount == 0:
-                raise NotFinished(operation_path(project, operation.name))
+            row = tx.execute("SELECT done FROM operations WHERE id = ?", number).fetchone()
+            if row is None:  # somebody was faster
+                raise NotFound(path)
+            if row == (0,):
+                raise NotFinished(path)
+            tx.execute(
+                "INSERT INTO tombstones (id, project, request_id, fingerprint, record)"
+                " SELECT id, project, request_id, fingerprint, record FROM operations"
+                " WHERE id = ? AND request_id IS NOT NULL",
+                number,
+            )
+            tx.execute("DELETE FROM operations WHERE id = ?", number)
 
         await self._writer.run(delete)
 
@@ -190,13 +204,25 @@ class SqliteStore(Claims, Catalogue, Inventory):
 
     # ------------------------------------------------------------------------------------------- reading
 
+    async def left(self, claim: Claim) -> dict[Metric, Remainder]:
+        return await ledger.left(self._readers, self.quotas, claim.project, int(claim.operation.target_id or 0))
+
     async def usage(self, project: str | None, now: datetime) -> list[Usage]:
         return await ledger.read(self._readers, project, now)
 
 
 # ------------------------------------------------------------------------------------------------ statements
 
-_BY_REQUEST = "SELECT record, fingerprint FROM operations WHERE project = ? AND request_id = ?"
+_BY_REQUEST = (
+    "SELECT record, fingerprint FROM operations WHERE project = ?1 AND request_id = ?2"
+    " UNION ALL SELECT record, fingerprint FROM tombstones WHERE project = ?1 AND request_id = ?2"
+)
+"""At most one row: a request id stands in one of the two tables."""
+
+
+def _forget_request(tx: Transaction, project: str, request_id: str) -> None:
+    tx.execute("UPDATE operations SET request_id = NULL WHERE project = ? AND request_id = ?", (project, request_id))
+    tx.execute("DELETE FROM tombstones WHERE project = ? AND request_id = ?", (project, request_id))
 
 
 def _same_request(
@@ -207,7 +233,7 @@ def _same_request(
     first = decode_operation(record)
     if first.status is Status.DONE and forget_before is not None and first.insert_time < forget_before:
         return None
-    if fingerprint != request.fingerprint():
+    if not request.repeats_one(fingerprint, (first.target_link.rpartition("/")[2], first.target_id or "")):
         raise RequestIdReused(str(request.request_id), first.name)
     return first
 

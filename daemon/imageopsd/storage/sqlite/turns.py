@@ -30,7 +30,7 @@ DUE = (
     " AND token IS NULL AND not_before > 0 AND not_before <= ? ORDER BY not_before LIMIT ?)"
 )
 TAKE = (
-    "UPDATE tasks SET token = lower(hex(randomblob(16))), owner = ?, lease_until = ?, attempt = attempt + 1"
+    "UPDATE tasks SET token = lower(hex(randomblob(16))), owner = ?, lease_until = ?, attempt = attempt + 1, begun = 1"
     f" WHERE operation_id IN (SELECT operation_id FROM tasks WHERE {_READY} AND project = ?"
     " ORDER BY rank, operation_id LIMIT ?) RETURNING rank, operation_id, token, attempt, checkpoint, cancel, keys"
 )

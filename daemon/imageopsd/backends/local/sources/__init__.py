@@ -6,11 +6,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from imageopsd.backends.local.options import Options
-from imageopsd.backends.local.sources.buckets import cloud_storage_object
 from imageopsd.backends.local.sources.files import open_allowed_file, open_object
 from imageopsd.backends.local.sources.network import NetworkPolicy
 from imageopsd.backends.local.sources.source import Source, not_allowed, not_found
 from imageopsd.backends.local.spool import Spool
+from imageopsd.model.sources import cloud_storage_object
 
 __all__ = ["Source", "open_source"]
 

@@ -9,6 +9,7 @@ from http import HTTPStatus
 import aiohttp
 from yarl import URL
 
+from imageopsd.backends.local.kinds import media_type
 from imageopsd.backends.local.options import Options
 from imageopsd.backends.local.pipe import Pipe, in_thread
 from imageopsd.backends.local.sources.network import AddressRefused, NetworkPolicy
@@ -40,6 +41,9 @@ MAX_RETRY_AFTER = 86400.0
 _REDIRECTS = {301, 302, 303, 307, 308}
 _TEMPORARY = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS}
 _CUT = "the connection was closed in the middle"
+_NO_ANSWER = "no HTTP answer from its host"
+"""Also for a closed port, one that says nothing or something else, and a name that nobody has: whoever may name a
+source should not map a network with us."""
 _NOT_ALLOWED = (
     "The source is at an address that may not be reached. "
     "Networks that are not public are opened with backends.local.allow_networks."
@@ -71,7 +75,7 @@ class HttpSource:
         self._response = await self._get({}, (HTTPStatus.OK,))
         headers = self._response.headers
         self.length = self._response.content_length
-        self.content_type = headers.get("Content-Type")
+        self.content_type = media_type(headers.get("Content-Type"))
         self._version = Version.of(headers)
         if self._version is not None:
             self._spool.begin(Head(self._version, self.length, self.content_type))
@@ -187,12 +191,12 @@ async def _get(
         except aiohttp.ClientConnectorError as error:
             if isinstance(error.os_error, AddressRefused):
                 raise not_allowed(_NOT_ALLOWED) from None
-            raise unavailable(url, _reason(error)) from error
+            raise unavailable(url, _NO_ANSWER) from error
         except aiohttp.InvalidURL:
             # aiohttp's word for numbers that only old resolvers read as an address: 2130706433, 0177.1
             raise not_allowed(_NOT_ALLOWED) from None
-        except (aiohttp.ClientError, OSError) as error:
-            raise unavailable(url, _reason(error)) from error
+        except (aiohttp.ClientError, OSError, ValueError) as error:  # the last from names that no resolver can ask for
+            raise unavailable(url, _NO_ANSWER) from error
         if response.status in statuses:
             return response
         response.release()
@@ -261,12 +265,7 @@ def _phrase(status: int) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """Short, and without the URL: aiohttp's own texts have the query in them. The same for a closed port, one that
-    says nothing, and a name that nobody has: whoever may name a source should not map a network with us."""
-    if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
-        return "no connection to its host"
+    """Why a body ended before its time. Without aiohttp's own texts: they have the URL's query in them."""
     if isinstance(error, asyncio.TimeoutError):
         return "it did not answer in time"
-    if isinstance(error, aiohttp.ClientPayloadError):
-        return _CUT
-    return f"the connection failed ({type(error).__name__})"
+    return _CUT if isinstance(error, aiohttp.ClientPayloadError) else "the connection failed"

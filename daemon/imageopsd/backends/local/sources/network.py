@@ -5,9 +5,9 @@ A URL in a job must not reach the metadata server, this host or the networks beh
 change. So the policy is asked where nothing can come after it: when the socket for an address is made.
 
 What the answers tell of a network: an address that is not allowed is refused before a packet is sent, with one text,
-whatever is there; of those that are allowed, a closed port, a silent one and an unknown name get one text too. What
-remains: how long an attempt took, for allowed addresses; and that a name is known to our resolver, for names of
-forbidden ones, since operators could not do without being told to open a network.
+whatever is there; of those that are allowed, all but an HTTP server gets one text too: a closed port, a silent one,
+another protocol, an unknown name. What remains: how long an attempt took, for allowed addresses; and that a name is
+known to our resolver, for names of forbidden ones, since operators could not do without being told to open a network.
 """
 
 import errno

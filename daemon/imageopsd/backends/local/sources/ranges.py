@@ -14,6 +14,7 @@ from imageopsd.backends.local.sources.source import SourceChanged
 from imageopsd.model.operation import Record
 
 _CONTENT_RANGE = re.compile(r"bytes (?:(\d{1,18})-(\d{1,18})|\*)/(?:(\d{1,18})|\*)", re.ASCII)
+_ETAG = re.compile(r'"[ -~]+"')
 _SECOND = timedelta(seconds=1)
 """How much older than the answer a Last-Modified must be to be strong (8.8.2.2): clocks of files tick in seconds."""
 
@@ -26,19 +27,20 @@ class Version(Record, frozen=True):
 
     @classmethod
     def of(cls, headers: Mapping[str, str]) -> Self | None:
-        """`None` if nothing in an answer can tell one version from another, or the server gives no ranges."""
+        """`None` if nothing in an answer can tell one version from another, or the server gives no ranges. What is not
+        printable ASCII is no validator: it could not be sent back as it came."""
         if headers.get("Accept-Ranges", "").strip().lower() == "none":
             return None
         etag = headers.get("ETag", "").strip()
         if etag:
             # a weak one promises the same meaning, not the same bytes
-            return cls(etag=etag) if etag.startswith('"') and etag.endswith('"') and len(etag) > 2 else None
+            return cls(etag=etag) if _ETAG.fullmatch(etag) else None
         changed = headers.get("Last-Modified", "")
         try:
             old = parsedate_to_datetime(headers.get("Date", "")) - parsedate_to_datetime(changed) >= _SECOND
         except (TypeError, ValueError, OverflowError):
             return None
-        return cls(last_modified=changed) if old else None
+        return cls(last_modified=changed) if old and changed.isascii() and changed.isprintable() else None
 
     def request_from(self, offset: int) -> dict[str, str]:
         """The headers that ask for what follows `offset`, of this version only."""
