@@ -29,7 +29,7 @@ format: .venv/tests ## put the code into its form
 bench: .venv/tests ## measure, and print ratios against peers and the machine's own limit
 	$(BIN)/python -m tests.bench $(ARGS)
 
-chaos: .venv/tests ## kill the daemon some hundred times under load and count what is lost or doubled
+chaos: .venv/tests ## end the daemon some hundred times under load and count what is lost or doubled
 	$(BIN)/python -m tests.chaos $(ARGS)
 
 screenshot: .venv/tests ## take the README's picture of the live page again

@@ -79,7 +79,7 @@ class DaemonProcess:
             self.kill()
         self.hang_up()
         if error is None:  # a traceback, a warning, a print: whoever collects the log could not read it
-            assert self._noise == [], f"the daemon wrote what is no JSON line:\n{self._story()}"
+            assert self._noise == [], f"the daemon wrote what is no JSON line:\n{self.story()}"
 
     # ------------------------------------------------------------------------------------ living and dying
 
@@ -121,9 +121,9 @@ class DaemonProcess:
                         return
                 elif death in happened:
                     code = self.wait()
-                    raise AssertionError(f"the daemon ended with {code} instead of getting ready:\n{self._story()}")
+                    raise AssertionError(f"the daemon ended with {code} instead of getting ready:\n{self.story()}")
                 else:
-                    raise AssertionError(f"the daemon did not get ready:\n{self._story()}")
+                    raise AssertionError(f"the daemon did not get ready:\n{self.story()}")
         finally:
             os.close(death)
 
@@ -153,7 +153,7 @@ class DaemonProcess:
         try:
             code = self._process.wait(LIMIT)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"the daemon did not end:\n{self._story()}") from None
+            raise AssertionError(f"the daemon did not end:\n{self.story()}") from None
         self._reader.join(LIMIT)
         self.hang_up()
         return code
@@ -185,6 +185,12 @@ class DaemonProcess:
         with self._said:
             return list(self._lines)
 
+    @property
+    def life(self) -> list[Json]:
+        """What it said in this life."""
+        with self._said:
+            return self._lines[self._life_begins :]
+
     def wait_for(self, event: str, where: Callable[[Json], bool] = lambda line: True) -> Json:
         """The first line of this life about `event` for which `where` holds; waits until it is written."""
         with self._said:
@@ -195,7 +201,7 @@ class DaemonProcess:
 
             self._said.wait_for(lambda: found() is not None or self._silent, LIMIT)
             line = found()
-        assert line is not None, f"the daemon never said '{event}':\n{self._story()}"
+        assert line is not None, f"the daemon never said '{event}':\n{self.story()}"
         return line
 
     def last_words(self) -> str:
@@ -217,7 +223,7 @@ class DaemonProcess:
             self._silent = True
             self._said.notify_all()
 
-    def _story(self) -> str:
+    def story(self) -> str:
         """The end of what it said, for the text of a failure."""
         with self._said:
             return "".join([*(f"{json.dumps(line)}\n" for line in self._lines[-40:]), *self._noise[-40:]])

@@ -111,6 +111,13 @@ class JobQueue(Protocol):
     async def purge(self, job_ids: Sequence[str] | None, before: datetime | None) -> list[str]:
         """Forgets dead letters: these, or all of them that were refused before that. Their ids."""
 
+    async def forget(self, *, before: datetime, limit: int) -> int:
+        """Forgets up to `limit` dead letters that were refused before that. How many."""
+
+    async def tidy(self) -> int:
+        """Gives space that settled jobs left back to the file system, a little at a time. For idle moments. How much
+        there was, in whatever unit: less than the time before while it gets on, 0 in the end."""
+
     async def pause(self, pause: Pause | None) -> None:
         """Tells the daemon to start no more operations, or (`None`) to go on. Lasts over restarts."""
 
@@ -288,8 +295,9 @@ class Store(Protocol):
         """Forgets what `delete_operation` kept, for repeats, of up to `limit` operations that were accepted before
         that. How many."""
 
-    async def tidy(self) -> None:
-        """Gives space that deleted records left back to the file system, a little at a time. For idle moments."""
+    async def tidy(self) -> int:
+        """Gives space that deleted records left back to the file system, a little at a time. For idle moments. How much
+        there was, in whatever unit: less than the time before while it gets on, 0 in the end."""
 
     async def probe(self) -> None:
         """Writes as little as can be. Raises StoreUnavailable while nothing can be written."""

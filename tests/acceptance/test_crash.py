@@ -15,8 +15,11 @@ from uuid import uuid4
 import pytest
 from tests.acceptance.conftest import Archive
 from tests.acceptance.source import Gate, Served, SourceServer
-from tests.backends.archives import same_bytes
+from tests.backends import archives
+from tests.backends.archives import MIB, same_bytes
 from tests.daemon_process import LIMIT, LOOPBACK_SOURCES, PROJECT, DaemonProcess, Json, clean_environment
+
+from imageopsd.crashpoints import VARIABLE
 
 IMPORTING = (LOOPBACK_SOURCES, "log.level=debug")
 FOR_EVER = ("backend=simulated", "backends.simulated.duration=1h")
@@ -95,6 +98,25 @@ def test_an_image_that_was_published_but_not_recorded_is_found_and_not_made_agai
         assert kept == daemon.stored(image).stat().st_ino
         assert same_bytes(archive.disk, daemon.stored(image))
         assert source.requests == ["/disk.tar.gz"]
+        assert daemon.staged() == []
+
+
+@pytest.mark.parametrize("side", ["before", "after"])
+def test_a_death_while_a_large_disk_is_made_safe_in_parts_costs_no_byte(tmp_path: Path, side: str) -> None:
+    bucket = tmp_path / "bucket"
+    bucket.mkdir()
+    disk = archives.disk(tmp_path / "disk.raw", archives.GIB, [(0, b"imageopsd" * (8 * MIB))])
+    archives.sparse(disk, bucket / "disk.tar.gz")
+    settings = (f'backends.local.buckets={{ b = "{bucket}" }}', "backends.local.free_space_margin=0")
+    environment = {VARIABLE: f"window.sync.{side}"}
+    with DaemonProcess(tmp_path / "data", *settings, environment=environment) as daemon:
+        name = daemon.insert({"name": "disk", "rawDisk": {"source": "gs://b/disk.tar.gz"}})["name"]
+        assert daemon.wait() == -signal.SIGKILL
+
+        daemon.environment = {}
+        daemon.start()
+        assert "error" not in daemon.done(name)
+        assert same_bytes(disk, daemon.stored(daemon.image("disk")))
         assert daemon.staged() == []
 
 

@@ -5,19 +5,24 @@ import json
 import os
 import random
 import re
+import signal
 import sqlite3
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
+from uuid import uuid4
 
 import pytest
 from tests.acceptance.conftest import Archive
 from tests.acceptance.source import Gate, Served, SourceServer
 from tests.backends.archives import same_bytes
 from tests.daemon_process import LOOPBACK_SOURCES, PROJECT, DaemonProcess, Json, run_cli
+
+from imageopsd.crashpoints import VARIABLE
 
 KEY = random.Random(8641).randbytes(32)
 OTHER = random.Random(8642).randbytes(32)
@@ -376,3 +381,27 @@ def test_a_lost_seal_key_costs_what_waits_and_tells_so(tmp_path: Path, source: S
 def test_the_sweep_finds_what_is_planted(plant: bytes) -> None:
     assert spoor(b"..." + plant + b"...") != []
     assert spoor(OTHER_TEXT[:11].encode()) == []
+
+
+@pytest.mark.parametrize("side", ["before", "after"])
+@pytest.mark.parametrize("place", ["key.sync", "key.link", "key.directory", "seals.sync"])
+def test_a_death_while_a_key_is_made_or_a_disk_is_sealed_costs_nothing(
+    tmp_path: Path, source: SourceServer, archive: Archive, place: str, side: str
+) -> None:
+    url = source.put("disk.tar.gz", Served(archive.body))
+    with DaemonProcess(tmp_path / "data", LOOPBACK_SOURCES, environment={VARIABLE: f"{place}.{side}"}) as daemon:
+        query = f"images?requestId={uuid4()}"
+        with suppress(OSError):  # of the daemon's own keys, no answer: they are made for the question
+            assert daemon.call("POST", query, body("disk", url)).status == 200
+        assert daemon.wait() == -signal.SIGKILL
+
+        daemon.environment = {}
+        daemon.start()
+        operation = daemon.call("POST", query, body("disk", url)).json()
+        assert "error" not in daemon.done(operation["name"])
+
+        exporting = exported(daemon, "disk", tmp_path / "export.raw", TEXT)
+        assert exporting.returncode == 0, exporting.stderr
+        assert same_bytes(archive.disk, tmp_path / "export.raw")
+        assert [operation["id"]] == [record["id"] for record in daemon.operations()]
+        sweep(daemon)

@@ -17,19 +17,18 @@ from rich.table import Table
 from tests.bench import daemon, history, imports, records, rest
 from tests.bench.figure import Figure
 
-FINISHED, MANY_FINISHED = 100_000, 1_000_000
-"""Records in the store that is large, by default and with --full."""
+FINISHED = (100_000, 1_000_000)
+"""Records in the stores that are large."""
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="make bench", usage='make bench ARGS="[--full] [PART ...]"')
-    parser.add_argument("--full", action="store_true", help=f"{MANY_FINISHED:,} finished records, not {FINISHED:,}")
+    parser = argparse.ArgumentParser(prog="make bench", usage='make bench ARGS="[PART ...]"')
     parser.add_argument(
         "parts", nargs="*", metavar="PART", help="records, history, rest, daemon, imports; default: all"
     )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="imageopsd-bench-", dir=os.environ.get("BENCH_DIR")) as folder:
-        parts = _parts(Path(folder), MANY_FINISHED if arguments.full else FINISHED)
+        parts = _parts(Path(folder))
         if unknown := set(arguments.parts) - parts.keys():
             parser.error(f"{', '.join(sorted(unknown))}: expected {', '.join(parts)}")
         console = Console(width=160)
@@ -48,12 +47,12 @@ def main() -> None:
     print(f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, {libraries}")
 
 
-def _parts(folder: Path, finished: int) -> dict[str, Callable[[], Awaitable[list[Figure]]]]:
+def _parts(folder: Path) -> dict[str, Callable[[], Awaitable[list[Figure]]]]:
     return {
         "records": partial(records.measure, folder),
-        "history": partial(history.measure, folder, finished),
+        "history": partial(history.measure, folder, FINISHED),
         "rest": partial(rest.measure, folder),
-        "daemon": partial(daemon.measure, folder, finished),
+        "daemon": partial(daemon.measure, folder, FINISHED[-1]),
         "imports": partial(imports.measure, folder),
     }
 

@@ -38,11 +38,16 @@ Values = tuple[float, ...]
 
 
 async def measure(folder: Path) -> list[Figure]:
-    rounds = []
+    rounds, alone = [], []
     for number in range(ROUNDS):
         theirs = await _bare(folder / f"bare-{number}.db")
         rounds.append((await _ours(folder / f"records-{number}"), theirs))
-    return [_of_median_round(column, rounds) for column in range(len(_MEASURED))]
+        async with engine(folder / f"unobserved-{number}", observed=False) as daemon:
+            alone.append((await end_to_end(daemon, "whole"), rounds[-1][0][0]))
+    figures = [_of_median_round(column, rounds) for column in range(len(_MEASURED))]
+    unobserved, observed = sorted(alone, key=lambda pair: pair[0] / pair[1])[ROUNDS // 2]
+    what = "the same, and nobody counts, logs or shows it"
+    return [figures[0], Figure.rate(what, unobserved, "observed as in a daemon", observed), *figures[1:]]
 
 
 def _of_median_round(column: int, rounds: Sequence[tuple[Values, Values]]) -> Figure:

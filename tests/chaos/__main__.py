@@ -33,6 +33,8 @@ def main() -> int:
             verdicts.append(verdict)
             print(f"\n{backend}: {verdict}")
             print("  " + "\n  ".join(f"{count:4} at {where}" for where, count in sorted(storm.hits.items())))
+            if storm.resumed:
+                print(f"  went on in the middle of an archive: {storm.resumed}")
             missed = [point for point in storm.points if not storm.hits[point]]
             print(f"  not met: {', '.join(missed) or 'none'}")
             if not verdict.good:

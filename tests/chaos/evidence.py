@@ -8,6 +8,7 @@ status; (5) an effect is made once; (6) counters equal counts; (7) nothing is do
 import json
 import sqlite3
 from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -75,11 +76,14 @@ def examine(
     *,
     kills: int,
     journal: Path | None = None,
-    archive: Path | None = None,
+    disks: Mapping[str, Path] | None = None,
+    slots: int,
 ) -> Verdict:
-    """`journal` is the simulated backend's; `archive` the disk that the local backend's images were to be made of."""
+    """`slots` are the daemon's. `journal` is the simulated backend's; `disks` are what the local backend's images were
+    to be made of, by the last segment of their source."""
     verdict = Verdict(jobs=len(ledger.jobs), kills=kills)
-    records = check_store(data_dir, verdict)
+    forgotten = [_forgotten(job, record) for job, record in ledger.forgotten]
+    records = check_store(data_dir, verdict, forgotten=forgotten)
     verdict.operations = len(records)
     _check_jobs(data_dir, ledger.jobs, records, verdict)
     verdict.untrue += ledger.broken
@@ -89,19 +93,23 @@ def examine(
         if seen is not None and seen["status"] == "DONE" and _as_read(record.record) != _as_read(seen):
             verdict.untrue.append(f"changed after DONE: {seen} -> {record.record}")
     _check_log(log, verdict)
+    _check_pauses(log, slots, verdict)
     catalogue = _check_catalogue(data_dir, records, verdict)
     if journal is not None:
         _check_journal(journal, records, verdict)
-    if archive is not None:
-        _check_files(data_dir, catalogue, records, archive, verdict)
+    if disks is not None:
+        _check_files(data_dir, catalogue, records, disks, verdict)
     return verdict
 
 
 # ------------------------------------------------------------------------------------------------- the store
 
 
-def check_store(data_dir: Path, verdict: Verdict, *, idle: bool = True) -> list[Record]:
-    """What holds in `state.db` whatever was asked for; `idle`: and with everything done. Returns its operations."""
+def check_store(
+    data_dir: Path, verdict: Verdict, *, idle: bool = True, forgotten: Sequence[Record] = ()
+) -> list[Record]:
+    """What holds in `state.db` whatever was asked for; `idle`: and with everything done. Returns its operations, and
+    with them those that users have `forgotten`, which are no longer there."""
     with (
         closing(sqlite3.connect(data_dir / "state.db")) as state,
         closing(sqlite3.connect(data_dir / "queue.db")) as queue,
@@ -120,8 +128,11 @@ def check_store(data_dir: Path, verdict: Verdict, *, idle: bool = True) -> list[
         verdict.untrue.append(f"the queue counts {queued}, there are {counted}")
     if idle and (tasks or queued["waiting"]):
         verdict.lost.append(f"still to do when all was done: {queued['waiting']} jobs, {tasks[:5]}")
-    _check_counters(records, totals, verdict)
     _check_tasks(records, tasks, verdict)
+    gone = {record.name for record in forgotten}
+    verdict.untrue += [f"deleted, and there: {record.record}" for record in records if record.name in gone]
+    records = sorted([*records, *forgotten], key=lambda record: int(record.record["id"]))
+    _check_counters(records, totals, verdict)
     for record in records:
         if problem := _untrue(record):
             verdict.untrue.append(f"{problem}: {record.record}")
@@ -196,6 +207,9 @@ def _check_jobs(data_dir: Path, jobs: list[Job], records: list[Record], verdict:
             if job.operations and job.acknowledged and job.door == "rest":
                 verdict.untrue.append(f"a reused request id was taken: {job}")
             continue
+        ends = {str(code) for record in found for code in _codes(record)}
+        if ("CANCELLED" in ends) > job.cancelled or ("DEADLINE_EXCEEDED" in ends) > ("deadline" in job.more):
+            verdict.untrue.append(f"ended by nobody's wish: {job} {sorted(ends)}")
         if len(names | job.operations) > 1:
             verdict.doubled.append(f"{job} is {sorted(names | job.operations)}")
         if job.acknowledged and not (found or (job.request_id in dead and job.request_id in reused)):
@@ -221,10 +235,27 @@ def _check_log(log: list[Json], verdict: Verdict) -> None:
         name, event = line.get("operation"), str(line.get("event"))
         if event.startswith("operation ") and name in ended:
             verdict.doubled.append(f"'{event}' of {name} after its end")
-        if event in ("operation succeeded", "operation failed"):
+        if event in ("operation succeeded", "operation failed", "operation cancelled"):
             ended.add(str(name))
         if event in ("backend crashed", "job crashed the reader", "lease lost") or line.get("level") == "critical":
             verdict.untrue.append(str(line))
+
+
+def _check_pauses(log: list[Json], slots: int, verdict: Verdict) -> None:
+    """While a daemon is paused it starts nothing, but for what one claim that was on its way may have brought."""
+    started: int | None = None
+    for line in log:
+        match line.get("event"):
+            case "ready":
+                started = None
+            case "no operation is started" if line["obstacle"] == "paused":
+                started = 0
+            case "operations are started again" if line["obstacle"] == "paused":
+                started = None
+            case "operation started" if started is not None:
+                started += 1
+                if started > slots:
+                    verdict.untrue.append(f"started during a pause: {line}")
 
 
 # ------------------------------------------------------------------------------------------------ the effects
@@ -315,8 +346,22 @@ def _failed(record: Record) -> bool:
     return "error" in record.record
 
 
+def _codes(record: Record) -> list[str]:
+    return [entry["code"] for entry in record.record.get("error", {}).get("errors", ())]
+
+
+def _forgotten(job: Job, record: Json) -> Record:
+    """The row that a record had which was deleted: as it was last read, with the request that it was made of."""
+    request = {
+        "images.insert": {"image": job.body},
+        "images.patch": {"patch": job.body},
+        "images.deprecate": {"deprecation": job.body},
+    }.get(job.method, job.body)
+    return Record(job.project, True, record, {"method": job.method, **request})
+
+
 def _check_files(
-    data_dir: Path, catalogue: dict[str, Json], records: list[Record], archive: Path, verdict: Verdict
+    data_dir: Path, catalogue: dict[str, Json], records: list[Record], disks: Mapping[str, Path], verdict: Verdict
 ) -> None:
     """Each image that is shown has its files, whole; nothing else is there."""
     by_id = {str(record.record["id"]): record for record in records}
@@ -334,7 +379,7 @@ def _check_files(
             verdict.doubled.append(f"image {image_id} was made by {maker.record}")
         if any(manifest.get(name) != image.get(name) for name in ("family", "description")):
             verdict.lost.append(f"the manifest says {manifest}, the catalogue {image}")
-        if not same_bytes(archive, place / "disk.raw"):
+        if not same_bytes(disks[image["rawDisk"]["source"].rpartition("/")[2]], place / "disk.raw"):
             verdict.untrue.append(f"image {image_id} has other bytes than its source")
     verdict.doubled += [f"{maker} has made {count} images" for maker, count in makers.items() if count > 1]
     verdict.untrue += [f"left over: {path}" for path in data_dir.glob("staging/*")]

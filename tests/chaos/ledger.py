@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import count
 from typing import Any
 
 Json = dict[str, Any]
@@ -16,9 +17,11 @@ class Door(StrEnum):
 
 @dataclass
 class Job:
-    """One thing asked for. `operations` are the names that came as answers, to it and to its repeats; it is
-    `acknowledged` once an answer, or a submit's return, has promised it; `refused` is the status of an answer that
-    ended it without an operation. `reuses` says that its request id is another request's on purpose."""
+    """One thing asked for. `more` are members of a job beside its body. `operations` are the names that came as
+    answers, to it and to its repeats; it is `acknowledged` once an answer, or a submit's return, has promised it;
+    `refused` is the status of an answer that ended it without an operation. `reuses` says that its request id is
+    another request's on purpose, `retries` names the failed operation that it is to do again. `repeated`: it, or
+    another under its request id, was sent once more; `cancelled`: its end was asked for."""
 
     request_id: str
     door: Door
@@ -26,28 +29,42 @@ class Job:
     project: str
     image: str
     body: Json = field(default_factory=dict)
+    more: Json = field(default_factory=dict)
     operations: set[str] = field(default_factory=set)
     acknowledged: bool = False
     refused: int | None = None
     reuses: bool = False
+    retries: str | None = None
+    repeated: bool = False
+    cancelled: bool = False
 
 
 class Ledger:
     """All jobs, and the records as they were last seen. `broken` collects promises that were seen broken on
-    the way, `doubled` images that were made again."""
+    the way, `doubled` images that were made again; `forgotten` are the records that users had deleted, with the jobs
+    they were of."""
 
     def __init__(self) -> None:
         self.jobs: list[Job] = []
         self.seen: dict[str, Json] = {}
+        self._seen_at: dict[str, int] = {}
+        self._moments = count()
         self.published: dict[str, int] = {}
         self.doubled: set[str] = set()
+        self.forgotten: list[tuple[Job, Json]] = []
         self.broken: list[str] = []
 
-    def see(self, record: Json) -> None:
-        """A record as a reader got it: never behind what a reader got before."""
+    def moment(self) -> int:
+        """Now, for `see`."""
+        return next(self._moments)
+
+    def see(self, record: Json, asked: int) -> None:
+        """A record as a reader got it who had asked at that moment: never behind what a reader had got before."""
         name = record["name"]
         before = self.seen.get(name)
-        self.seen[name] = record
+        if asked < self._seen_at.get(name, 0):
+            return  # both were under way at once
+        self.seen[name], self._seen_at[name] = record, self.moment()
         if before is None:
             return
         if before["status"] == "DONE" and record != before:

@@ -1,5 +1,6 @@
 """The users: a few clients that make, change and delete images over REST and through the queue, repeat what got no
-answer, and sometimes what did."""
+answer, and sometimes what did; who cancel, set deadlines, retry what failed and forget what ended. And an operator, who
+pauses."""
 
 import json
 from collections.abc import Callable
@@ -11,7 +12,9 @@ from uuid import UUID
 import aiohttp
 import anyio
 
+from imageopsd.model.requests import PRIORITIES
 from imageopsd.model.time import Time
+from imageopsd.ports import Pause
 from imageopsd.storage.sqlite.queue import SqliteQueue
 from tests.chaos.ledger import Door, Job, Json, Ledger
 
@@ -105,7 +108,7 @@ class Client:
         while True:
             image += 1
             door = self._rng.choice((Door.REST, Door.REST, Door.QUEUE))
-            kind = self._rng.choice(("plain", "plain", "plain", "flaky", "bad"))
+            kind = self._rng.choice(("plain", "plain", "plain", "slow", "flaky", "bad"))
             await self._life_of(f"c{self._number}-{image}-{kind}", self._rng.choice(PROJECTS), door)
 
     async def _life_of(self, image: str, project: str, door: Door) -> None:
@@ -113,11 +116,14 @@ class Client:
 
         async def ask(method: str, body: Json) -> Job:
             await self._ration.take()
-            job = Job(self._request_id(), door, method, project, image, body)
+            job = Job(
+                self._request_id(), door, method, project, image, body, self._more() if door is Door.QUEUE else {}
+            )
             self._ledger.jobs.append(job)
             await self._send(job)
             self._sent.append(job)
             await self._nag()
+            await self._meddle()
             return job
 
         await ask("images.insert", self._insert(image))
@@ -135,6 +141,15 @@ class Client:
                     await ask("images.delete", {})
                     await ask("images.insert", self._insert(image))
 
+    def _more(self) -> Json:
+        """What only a job in the queue can say."""
+        wishes: Json = {}
+        if self._rng.random() < 0.3:
+            wishes["priority"] = self._rng.choice(PRIORITIES)
+        if self._rng.random() < 0.1:
+            wishes["deadline"] = self._rng.choice(("1ms", "20ms", "300ms"))
+        return wishes
+
     def _insert(self, image: str) -> Json:
         return {"name": image, "rawDisk": {"source": self._source()}, "description": "new"}
 
@@ -147,16 +162,61 @@ class Client:
 
     async def _nag(self) -> None:
         """Sometimes asks again for what was promised already, or for something else under its request id."""
-        if self._rng.random() < 0.2:
-            await self._send(self._rng.choice(self._sent[-20:]))
-        if self._rng.random() < 0.05:
+        if self._sent and self._rng.random() < 0.2:
+            again = self._rng.choice(self._sent[-20:])
+            again.repeated = True
+            await self._send(again)
+        if self._sent and self._rng.random() < 0.05:
             first = self._rng.choice(self._sent[-20:])
             if first.refused is None and not first.reuses:
+                first.repeated = True
                 body = {"name": first.image, "rawDisk": {"source": "https://example.com/another"}}
                 other = Job(first.request_id, first.door, "images.insert", first.project, first.image, body)
                 other.reuses = True
                 self._ledger.jobs.append(other)
                 await self._send(other)
+
+    async def _meddle(self) -> None:
+        """Sometimes looks at what became of something, and has it end, done again or forgotten."""
+        if not self._sent or self._rng.random() < 0.6:
+            return
+        job = self._rng.choice(self._sent[-8:])
+        path = f"/compute/v1/projects/{job.project}/global/operations/{job.request_id}"
+        record = await self._read("GET", path)
+        if record is None:  # a job that has not been taken yet, or a request that was refused
+            return
+        wish = self._rng.random()
+        if record["status"] != "DONE":
+            if wish < 0.6:
+                job.cancelled = True
+                await self._read("POST", f"{path}/cancel")
+        elif "error" in record and wish < 0.5:
+            again = Job(self._request_id(), Door.REST, job.method, job.project, job.image, job.body, job.more)
+            again.retries = record["name"]
+            self._ledger.jobs.append(again)
+            await self._send(again)
+            self._sent.append(again)
+        elif not job.repeated and wish < 0.8:
+            # a repeat of it that still waits in the queue would be a new request
+            self._sent.remove(job)
+            self._ledger.forgotten.append((job, record))
+            async with anyio.create_task_group() as together:
+                if wish < 0.7:  # which changes nothing any more
+                    together.start_soon(self._read, "POST", f"{path}/cancel")
+                status, answer = await self._daemon.call("DELETE", path)
+            if status not in (200, 404):  # 404: it had to be asked twice
+                self._ledger.broken.append(f"forgetting {record} was answered {status}: {answer}")
+
+    async def _read(self, method: str, path: str) -> Json | None:
+        """An answer that is an operation; `None` if there is none."""
+        asked = self._ledger.moment()
+        status, record = await self._daemon.call(method, path)
+        if status == 200:
+            self._ledger.see(record, asked)
+            return record
+        if status != 404:
+            self._ledger.broken.append(f"{method} {path} was answered {status}: {record}")
+        return None
 
     # --------------------------------------------------------------------------------------------- doors
 
@@ -166,6 +226,7 @@ class Client:
     async def _send_rest(self, job: Job) -> None:
         collection = f"/compute/v1/projects/{job.project}/global/images"
         query, one = f"?requestId={job.request_id}", f"{collection}/{quote(job.image)}"
+        body: Json | None = job.body or None
         method, path = {
             "images.insert": ("POST", collection),
             "images.patch": ("PATCH", one),
@@ -173,7 +234,13 @@ class Client:
             "images.deprecate": ("POST", f"{one}/deprecate"),
             "images.setLabels": ("POST", f"{one}/setLabels"),
         }[job.method]
-        status, answer = await self._daemon.call(method, path + query, job.body or None)
+        if job.retries:
+            method, path, body = (
+                "POST",
+                f"/compute/v1/projects/{job.project}/global/operations/{job.retries}/retry",
+                None,
+            )
+        status, answer = await self._daemon.call(method, path + query, body)
         if status == 200:
             job.operations.add(answer["name"])
             job.acknowledged = True
@@ -184,12 +251,13 @@ class Client:
 
     async def _send_job(self, job: Job) -> None:
         """As `imageopsd submit` does it; the daemon may be up or down."""
-        outer: Json = {"method": job.method, "project": job.project, "requestId": job.request_id}
+        outer: Json = {"method": job.method, "project": job.project, "requestId": job.request_id, **job.more}
         if job.method != "images.insert":
             outer["image"] = job.image
         if job.body:
             outer["body"] = job.body
-        await self._queue.put([(job.request_id, json.dumps(outer).encode())], Time.current())
+        job.repeated |= (twice := self._rng.random() < 0.05)
+        await self._queue.put([(job.request_id, json.dumps(outer).encode())] * (1 + twice), Time.current())
         job.acknowledged = True
 
 
@@ -199,7 +267,21 @@ async def watch(daemon: Daemon, ledger: Ledger) -> None:
         for project in PROJECTS:
             path = f"/compute/v1/projects/{project}/global/operations?maxResults=100"
             with suppress(KeyError):
+                asked = ledger.moment()
                 status, page = await daemon.call("GET", f"{path}&orderBy={quote('creationTimestamp desc')}")
                 for record in page["items"] if status == 200 else ():
-                    ledger.see(record)
+                    ledger.see(record, asked)
         await anyio.sleep(SAMPLE_EVERY)
+
+
+async def pause(queue: SqliteQueue, rng: Random) -> None:
+    """The operator, as `imageopsd queue pause` and `resume` do it; the daemon may be up or down."""
+    try:
+        while True:
+            await anyio.sleep(rng.uniform(0.2, 3))
+            await queue.pause(Pause(Time.current(), "chaos"))
+            await anyio.sleep(rng.uniform(0, 0.3))
+            await queue.pause(None)
+    finally:
+        with anyio.CancelScope(shield=True):
+            await queue.pause(None)

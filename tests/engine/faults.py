@@ -6,13 +6,16 @@ store, they may expect of this one; only later.
 
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from functools import partial
 from inspect import iscoroutinefunction
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 
 from imageopsd.model.errors import StoreBusy, StoreFull, StoreUnavailable
+
+T = TypeVar("T")
 
 FAILS = 0.25
 """How often a call fails. Of the others, half are late."""
@@ -56,11 +59,13 @@ class Patient:
     def __getattr__(self, name: str) -> Any:
         method: Callable[..., Awaitable[Any]] = getattr(self._verbs, name)
 
-        async def again(*arguments: Any, **more: Any) -> Any:
-            while True:
-                try:
-                    return await method(*arguments, **more)
-                except StoreUnavailable:
-                    await anyio.sleep(0)
+        return partial(again, method) if iscoroutinefunction(method) else method
 
-        return again if iscoroutinefunction(method) else method
+
+async def again(method: Callable[..., Awaitable[T]], *arguments: Any, **more: Any) -> T:
+    """What comes of it once the store lets it."""
+    while True:
+        try:
+            return await method(*arguments, **more)
+        except StoreUnavailable:
+            await anyio.sleep(0)

@@ -254,7 +254,7 @@ async def test_a_claim_of_somebody_dead_is_taken_by_a_living_worker(engine: Engi
     engine.clock.advance(1)
     async with engine.working() as worker:
         keeper = Upkeep(
-            engine.store,
+            engine.through,
             engine.bus,
             engine.clock,
             owner="boot",

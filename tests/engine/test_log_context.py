@@ -7,7 +7,7 @@ from contextlib import nullcontext
 import anyio
 import pytest
 from structlog.contextvars import get_contextvars
-from tests.engine.conftest import EXACT, Call, Engine
+from tests.engine.conftest import Call, Engine
 
 from imageopsd.engine.asking import Asking
 from imageopsd.engine.bus import EventBus
@@ -40,7 +40,6 @@ def _logs(call: Call, what: str) -> None:
     logging.getLogger("some.library").error("%s %s", what, call.task.operation_id)
 
 
-@EXACT
 async def test_two_operations_at_once_keep_their_lines_apart_and_leave_nothing_behind(engine: Engine, ear: Ear) -> None:
     async def work(call: Call) -> None:
         await outcome(call)
@@ -72,7 +71,6 @@ async def test_two_operations_at_once_keep_their_lines_apart_and_leave_nothing_b
             }
 
 
-@EXACT
 async def test_the_next_operation_of_a_slot_has_no_word_of_the_last(engine: Engine, ear: Ear) -> None:
     seen: list[object] = []
     outcome = Call.outcome

@@ -158,6 +158,8 @@ async def queue_up(queue: SqliteQueue) -> None:
     await queue.dead_letter("b")
     await queue.requeue(["b"], NOW)
     await queue.purge(["b"], NOW)
+    await queue.forget(before=NOW, limit=10)
+    await queue.tidy()
     await queue.pause(Pause(NOW, "a test"))
     await queue.pause_turned(None)
     await queue.pause(None)

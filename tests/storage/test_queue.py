@@ -1,7 +1,7 @@
 """What every queue promises (`ports.JobQueue`), on every database."""
 
 from collections.abc import Awaitable, Callable
-from datetime import UTC
+from datetime import UTC, timedelta
 
 import anyio
 
@@ -82,6 +82,17 @@ async def test_burying_or_settling_twice_changes_nothing(open_queue: Open) -> No
         await queue.bury(a.receipt, "no", NOW)
         await queue.settle([b.receipt])
     assert await queue.depth() == QueueDepth(waiting=0, dead=1, oldest=None)
+
+
+async def test_dead_letters_are_forgotten_by_age_a_few_at_a_time(open_queue: Open) -> None:
+    queue = await open_queue()
+    for name, refused in (("c", 2), ("a", 0), ("b", 1)):
+        (receipt,) = await queue.put([(name, b"no")], NOW)
+        await queue.bury(receipt, "no", NOW + timedelta(seconds=refused))
+    before = NOW + timedelta(seconds=2)
+    assert [await queue.forget(before=before, limit=1) for _ in range(3)] == [1, 1, 0]
+    assert [letter.id for letter in await queue.dead_letters(10)] == ["c"]
+    assert (await queue.depth()).dead == 1
 
 
 async def test_the_depth_tells_how_many_wait_and_since_when(open_queue: Open) -> None:

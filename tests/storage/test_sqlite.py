@@ -25,7 +25,7 @@ from imageopsd.storage.sqlite.claims import CLAIMED
 from imageopsd.storage.sqlite.connection import Transaction, Writer, migrate
 from imageopsd.storage.sqlite.doorbell import Doorbell, ringing
 from imageopsd.storage.sqlite.queue import SqliteQueue
-from imageopsd.storage.sqlite.store import SqliteStore
+from imageopsd.storage.sqlite.store import BOOTS, SqliteStore
 
 OPTIONS = SqliteStore.Options()
 
@@ -520,6 +520,15 @@ async def test_space_of_forgotten_records_goes_back_to_the_file_system(tmp_path:
             await store.tidy()
         await store.tidy()
     assert page_count(tmp_path) < before / 2
+
+
+async def test_of_many_starts_only_the_last_are_remembered(tmp_path: Path) -> None:
+    async with SqliteStore(OPTIONS, tmp_path) as store:
+        for number in range(BOOTS + 5):
+            await store.enter(f"boot-{number}", NOW)
+    with closing(sqlite3.connect(tmp_path / "state.db")) as database:
+        kept = [boot for (boot,) in database.execute("SELECT id FROM boots ORDER BY rowid")]
+    assert kept == [f"boot-{number}" for number in range(5, BOOTS + 5)]
 
 
 def page_count(data_dir: Path) -> int:

@@ -38,12 +38,12 @@ class Journal:
     def end(self, operation_id: str, verb: str) -> None:
         """From here on the effect is made; once."""
         if (operation_id, verb) not in self._made:
-            crash_point("effect.journal.before")
             self._write("made", operation_id, verb)
-            crash_point("effect.journal.after")
             self._made.add((operation_id, verb))
 
     def _write(self, what: str, operation_id: str, verb: str, target: int | None = None) -> None:
         line = {"what": what, "operation": operation_id, "verb": verb, "target": target, "process": os.getpid()}
+        crash_point("effect.journal.before")
         os.write(self._descriptor, json.dumps(line).encode() + b"\n")
         os.fsync(self._descriptor)
+        crash_point("effect.journal.after")

@@ -88,6 +88,7 @@ class Records(Section, frozen=True):
     request_id_window: Seconds = Seconds(14 * 86_400)
     keep_succeeded: Seconds = Seconds(30 * 86_400)
     keep_failed: Seconds = Seconds(90 * 86_400)
+    keep_dead_letters: Seconds = Seconds(90 * 86_400)
 
     def __post_init__(self) -> None:
         for name in ("keep_succeeded", "keep_failed"):

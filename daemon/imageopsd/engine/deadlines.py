@@ -1,5 +1,6 @@
 """Operations that nobody wants any more after a time of their own are ended then."""
 
+from contextlib import suppress
 from datetime import datetime
 
 import anyio
@@ -38,21 +39,19 @@ class Deadlines:
     async def run(self) -> None:
         while True:
             self._sooner = anyio.Event()  # before looking: a deadline that comes after the look has set it
-            self._next = await self._store.next_deadline()
-            left = (self._next - self._clock()).total_seconds() if self._next else None
-            if left is None or left > 0:
-                with anyio.move_on_after(left):
-                    await self._sooner.wait()
-                continue
-            await self._end_overdue()
+            try:
+                self._next = await self._store.next_deadline()
+                left = (self._next - self._clock()).total_seconds() if self._next else None
+                if left is None or left > 0:
+                    with anyio.move_on_after(left):
+                        await self._sooner.wait()
+                else:
+                    await self._end_overdue()
+            except StoreUnavailable as error:
+                self._bus.publish(StoreTroubled("ending what is overdue", error))
+                await self._gate.store_well()
 
     async def _end_overdue(self) -> None:
-        try:
-            for project, name in await self._store.overdue(self._clock(), BATCH):
-                try:
-                    await self._ops.cancel(project, name, EXCEEDED)
-                except NotFound:  # it ended and was forgotten meanwhile
-                    continue
-        except StoreUnavailable as error:
-            self._bus.publish(StoreTroubled("ending what is overdue", error))
-            await self._gate.store_well()
+        for project, name in await self._store.overdue(self._clock(), BATCH):
+            with suppress(NotFound):  # it ended and was forgotten meanwhile
+                await self._ops.cancel(project, name, EXCEEDED)

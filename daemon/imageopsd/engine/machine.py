@@ -70,7 +70,7 @@ class Machine:
             open_keys=keyring.opened,
         )
         self._intake = Intake(queue, self.ops, bus, clock, self._gate, self._backlog)
-        self._retention = Retention(store, bus, clock, succeeded=None, failed=None, request_ids=None)
+        self._retention = Retention(store, queue, bus, clock, succeeded=None, failed=None, request_ids=None, dead=None)
         self._upkeep = Upkeep(
             store,
             bus,
@@ -116,6 +116,7 @@ class Machine:
             succeeded=records.keep_succeeded or None,
             failed=records.keep_failed or None,
             request_ids=records.request_id_window,
+            dead=records.keep_dead_letters or None,
         )
 
     def interrupt(self) -> None:

@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
+from imageopsd.crashpoints import crash_point
 from imageopsd.ownership import hand_over, make_directory
 
 OTHERS = 0o007
@@ -27,9 +28,13 @@ def read_or_make(path: Path, make: Callable[[], bytes]) -> bytes:
             hand_over(file.fileno(), path.parent)
             file.write(make())
             file.flush()
+            crash_point("key.sync.before")
             os.fsync(file.fileno())
+            crash_point("key.sync.after")
         with suppress(FileExistsError):
+            crash_point("key.link.before")
             path.hardlink_to(draft)
+            crash_point("key.link.after")
     finally:
         draft.unlink(missing_ok=True)
     for directory in (path.parent, path.parent.parent):
@@ -50,6 +55,8 @@ def read(path: Path) -> bytes:
 def _sync(directory: Path) -> None:
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
+        crash_point("key.directory.before")
         os.fsync(descriptor)
+        crash_point("key.directory.after")
     finally:
         os.close(descriptor)

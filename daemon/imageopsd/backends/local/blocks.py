@@ -17,6 +17,7 @@ from typing import Self
 from imageopsd.backends.local.extents import extents
 from imageopsd.backends.local.pipe import Broken
 from imageopsd.backends.local.tar import Piece
+from imageopsd.crashpoints import crash_point
 from imageopsd.model.operation import Record
 
 GRAIN = 64 * 1024
@@ -162,7 +163,9 @@ class BlockTable:
         """Makes it safe against power loss."""
         self._hasher.close()
         self._file.flush()
+        crash_point("blocks.sync.before")
         os.fsync(self._file.fileno())
+        crash_point("blocks.sync.after")
         return Content(self._name, self._blocks, self._digest.hexdigest())
 
     def _add(self, block: int, digest: str) -> None:

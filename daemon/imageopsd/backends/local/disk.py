@@ -107,7 +107,9 @@ class Disk:
         self._stride, self._in_stride = end, 0
         if self._in_window < WINDOW:
             return
+        crash_point("window.sync.before")
         os.fdatasync(self.fd)
+        crash_point("window.sync.after")
         os.posix_fadvise(self.fd, self._window, end - self._window, os.POSIX_FADV_DONTNEED)
         self._window, self._in_window = end, 0
         self._check_free_space()

@@ -20,6 +20,7 @@ from imageopsd.backends.local.cipher import (
 from imageopsd.backends.local.disk import Disk, Reservation
 from imageopsd.backends.local.disks import seals_name
 from imageopsd.backends.local.tar import Piece
+from imageopsd.crashpoints import crash_point
 
 _ZEROS = bytes(CHUNK)
 _NO_TAGS = bytes(TABLE_BLOCK)
@@ -105,7 +106,9 @@ class EncryptedDisk(Disk):
         _write(self._seals, header.sealed(self._key, self._disk_key), 0)
         blocks = -(-size // (CHUNK * _TAGS))
         os.ftruncate(self._seals, TABLE_AT + blocks * TABLE_BLOCK)
+        crash_point("seals.sync.before")
         os.fsync(self._seals)
+        crash_point("seals.sync.after")
         return super().finish(size) + os.fstat(self._seals).st_blocks * 512
 
     def _begin(self) -> None:

@@ -166,7 +166,9 @@ class Layout:
                     _sync_directory(self._trash)
             except OSError:
                 with suppress(OSError):
+                    crash_point("restore.rename.before")
                     doomed.rename(place)
+                    crash_point("restore.rename.after")
                 raise
 
     def rewrite_manifest(self, operation_id: str, place: Path, content: Manifest) -> None:
@@ -184,7 +186,9 @@ class Layout:
     def _throw_away(self, path: Path) -> None:
         """At once, whatever its size; `empty_trash` has the work."""
         if os.path.lexists(path):
+            crash_point("sweep.rename.before")
             path.rename(self._trash / f"{path.name}.{uuid4().hex}")
+            crash_point("sweep.rename.after")
 
     def _sync_published(self, place: Path, staging: Path) -> None:
         """Also for what a dead process renamed: it may not have come so far. What is left in `staging` goes."""

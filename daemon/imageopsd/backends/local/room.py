@@ -55,8 +55,11 @@ class Room:
                     ) from error
                 case errno.EFBIG:
                     raise self._never("has no files as large as this disk") from error
+            # whatever comes next would meet the same; what only a source's file says was said by its reader
             raise TemporaryFailure(
-                "STORAGE_UNAVAILABLE", f"The directory '{self._root}' failed: {error.strerror or error}."
+                "STORAGE_UNAVAILABLE",
+                f"The directory '{self._root}' failed: {error.strerror or error}.",
+                of_backend=True,
             ) from error
 
     def _no_room(self, operation_id: str, margin: int, disks: Sequence[Disk]) -> NoRoom | PermanentFailure:

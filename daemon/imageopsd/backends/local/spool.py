@@ -14,6 +14,7 @@ import msgspec
 from imageopsd.backends.local.pipe import Pipe
 from imageopsd.backends.local.sources.ranges import Version
 from imageopsd.backends.local.sources.source import SourceChanged
+from imageopsd.crashpoints import crash_point
 from imageopsd.model.operation import Record
 
 PART = "source.part"
@@ -169,12 +170,16 @@ class Spool:
         boot: str | None = self._boot
         now = time.monotonic()
         if self._position - self._synced >= SYNC_BYTES or now - self._synced_at >= SYNC_SECONDS:
+            crash_point("spool.sync.before")
             os.fdatasync(self._part)
+            crash_point("spool.sync.after")
             os.posix_fadvise(self._part, self._synced, self._position - self._synced, os.POSIX_FADV_DONTNEED)
             self._synced, self._synced_at, boot = self._position, now, None
         _write(self._journal, msgspec.json.encode(Mark(self._position, sha256, boot)) + b"\n")
         if boot is None:
+            crash_point("mark.sync.before")
             os.fdatasync(self._journal)
+            crash_point("mark.sync.after")
         self._noted = self._position
 
     def _too_fast(self) -> bool:

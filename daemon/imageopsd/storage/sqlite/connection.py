@@ -108,7 +108,8 @@ class Writer:
         """Gives up to TIDY_PAGES free pages back to the file system."""
         self._untidy.set()
         with suppress(StoreUnavailable):  # nothing is lost by doing it another time
-            await self.run(lambda tx: None)
+            for _ in range(2):  # it follows the first, and the second follows it
+                await self.run(lambda tx: None)
 
     async def erase(self) -> None:
         """Empties the write-ahead log, which has what was deleted, as far as nobody reads from it at this moment."""
@@ -300,6 +301,14 @@ def connect(path: Path) -> sqlite3.Connection:
         "PRAGMA secure_delete = FAST"
     )  # customers' keys were in deleted rows, sealed: zeros in their place
     return connection
+
+
+async def tidied(writer: Writer, readers: Readers) -> int:
+    """Has the writer tidy up if there is anything: how many pages were free before that."""
+    ((free,),) = await readers.fetch("PRAGMA freelist_count")
+    if free:
+        await writer.tidy()
+    return int(free)
 
 
 def migrate(path: Path, schema: str) -> int:

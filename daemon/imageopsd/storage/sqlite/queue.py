@@ -12,7 +12,7 @@ import msgspec
 
 from imageopsd.model.errors import QueueFull
 from imageopsd.ports import DeadLetter, Job, Pause, QueueDepth, Receipt
-from imageopsd.storage.sqlite.connection import Readers, Transaction, Writer, migrate, milliseconds, time_of
+from imageopsd.storage.sqlite.connection import Readers, Transaction, Writer, migrate, milliseconds, tidied, time_of
 from imageopsd.storage.sqlite.doorbell import Doorbell, ringing
 
 
@@ -139,6 +139,21 @@ class SqliteQueue:
             return [job_id for job_id, _ in _removed(tx, where, job_ids, *values)]
 
         return await self._writer.run(forget)
+
+    async def forget(self, *, before: datetime, limit: int) -> int:
+        def delete(tx: Transaction) -> int:
+            statement = (
+                "DELETE FROM dead_letters WHERE receipt IN"
+                " (SELECT receipt FROM dead_letters WHERE refused < ? ORDER BY refused LIMIT ?)"
+            )
+            gone = tx.execute(statement, (milliseconds(before), limit)).rowcount
+            tx.tally["dead"] -= gone
+            return gone
+
+        return await self._writer.run(delete)
+
+    async def tidy(self) -> int:
+        return await tidied(self._writer, self._readers)
 
     async def pause(self, pause: Pause | None) -> None:
         def turn(tx: Transaction) -> None:

@@ -29,10 +29,13 @@ from imageopsd.storage.sqlite.catalogue import (
     text_of,
 )
 from imageopsd.storage.sqlite.claims import LAST_IN_LANE, Claims, free, waiting_for, write_record
-from imageopsd.storage.sqlite.connection import Readers, Transaction, Writer, migrate, milliseconds
+from imageopsd.storage.sqlite.connection import Readers, Transaction, Writer, migrate, milliseconds, tidied
 from imageopsd.storage.sqlite.inventory import Inventory
 from imageopsd.storage.sqlite.records import decode_operation
 from imageopsd.storage.sqlite.turns import Turns
+
+BOOTS = 100
+"""How many starts are remembered, for whoever looks into the file after an accident."""
 
 
 class SqliteStore(Claims, Catalogue, Inventory):
@@ -150,8 +153,8 @@ class SqliteStore(Claims, Catalogue, Inventory):
         statement = "DELETE FROM tombstones WHERE id IN (SELECT id FROM tombstones WHERE id < ? ORDER BY id LIMIT ?)"
         return await self._writer.run(lambda tx: tx.execute(statement, (first_id(before), limit)).rowcount)
 
-    async def tidy(self) -> None:
-        await self._writer.tidy()
+    async def tidy(self) -> int:
+        return await tidied(self._writer, self._readers)
 
     async def probe(self) -> None:
         await self._writer.run(lambda tx: tx.execute("UPDATE totals SET value = value WHERE name = 'failed'") and None)
@@ -182,6 +185,7 @@ class SqliteStore(Claims, Catalogue, Inventory):
     async def enter(self, owner: str, now: datetime) -> int:
         def register(tx: Transaction) -> int:
             tx.execute("INSERT INTO boots (id, pid, started) VALUES (?, ?, ?)", (owner, os.getpid(), milliseconds(now)))
+            tx.execute("DELETE FROM boots WHERE rowid <= (SELECT max(rowid) FROM boots) - ?", (BOOTS,))
             return free(tx, "token IS NOT NULL")  # we hold the lock: whoever claimed these is dead
 
         return await self._writer.run(register)
