@@ -222,6 +222,5 @@ async def engine(
     async with SqliteStore(SqliteStore.Options(), tmp_path) as store:
         if seed:
             monkeypatch.setattr(worker, "FLUSH_INTERVAL", 0.01)
-            monkeypatch.setattr(worker, "LOOK_AGAIN", 0)  # the clock stands still, and faults postpone
         yield Engine(store, backend, Clock(), FaultyStore(store, seed) if seed else None)
     backend.close()
