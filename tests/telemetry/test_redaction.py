@@ -21,8 +21,21 @@ from imageopsd.telemetry.redaction import KNOWN, masked, redact
 PACKAGE = Path(logs.__file__).parent.parent
 
 
+class Ear(logs.Pen):
+    """Keeps what would be written."""
+
+    def __init__(self, heard: io.StringIO) -> None:
+        super().__init__("ours")
+        self._heard = heard
+
+    def write(self, line: str) -> None:
+        self._heard.write(f"{line}\n")
+
+    debug = info = warning = error = critical = write
+
+
 class Log:
-    """The daemon's chain from end to end, with its own ear."""
+    """The daemon's chains from end to end, with one ear."""
 
     def __init__(self, console: bool) -> None:
         self.heard = io.StringIO()
@@ -31,15 +44,17 @@ class Log:
         handler.setFormatter(self.formatter)
         self.library = logging.Logger("library")
         self.library.addHandler(handler)
+        self.processors = [*logs.BEGINNING, *logs.ending(console, "1.0")]
         self.ours: Any = structlog.wrap_logger(
-            self.library,
-            processors=[*logs.BEGINNING, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+            Ear(self.heard),
+            processors=self.processors,
             wrapper_class=structlog.make_filtering_bound_logger("debug"),
         )
 
     def without_redactor(self) -> "Log":
         assert isinstance(self.formatter, structlog.stdlib.ProcessorFormatter)
         self.formatter.processors = [step for step in self.formatter.processors if step is not redact]
+        self.processors.remove(redact)
         return self
 
 
@@ -174,7 +189,7 @@ def test_nothing_but_the_renderer_comes_after_the_redactor(console: bool) -> Non
 def test_any_text_makes_one_line_of_json(text: str, key: str) -> None:
     log = Log(console=False)
     log.ours.info(text, **{key: text})
-    assert json.loads(log.heard.getvalue())["logger"] == "library"
+    assert json.loads(log.heard.getvalue())["logger"] == "ours"
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,14 @@
-"""One log line an event, as JSON on stdout or readable on a terminal; other libraries' lines through the same end."""
+"""One log line an event, as JSON on stdout or readable on a terminal; other libraries' lines through the same end.
 
+Ours do not go through the standard library's logging, which costs as much again for each line as all the rest.
+"""
+
+import json
 import logging
 import sys
+import threading
 from http import HTTPStatus
-from typing import Any
+from typing import Any, ClassVar, TextIO
 
 import structlog
 from aiohttp.http_exceptions import HttpProcessingError
@@ -51,33 +56,57 @@ NOISY = ("aiohttp.access", "aiosqlite", "asyncio")
 """Loggers that have news below WARNING for nobody: each scrape, each statement with its values, the selector's name."""
 
 
+PROCESSORS: list[Any] = []
+"""What a line of ours goes through. Loggers in use keep this list, so it is its content that `configure` changes."""
+
+_ROOT = logging.getLogger()
+_WRITING = threading.Lock()
+
+
+class Pen:
+    """Writes lines of ours to `stream`, one at a time, whichever thread they come from. A line that cannot be written
+    is lost: nothing that was to be done is left undone for it."""
+
+    stream: ClassVar[TextIO] = sys.stdout
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def write(self, line: str) -> None:
+        try:
+            with _WRITING:
+                self.stream.write(f"{line}\n")
+                self.stream.flush()
+        except (OSError, ValueError):
+            pass
+
+    debug = info = warning = error = critical = write
+
+
 def configure(form: str, level: str, version: str) -> None:
     """Sets up structlog and the standard library's logging; once more, with other wishes, at any time. `form` is
     `json`, `console`, or `auto`: console on a terminal."""
     console = form == "console" or (form == "auto" and sys.stdout.isatty())
+    Pen.stream = sys.stdout
+    PROCESSORS[:] = [_loud_enough, *BEGINNING, *ending(console, version)]
     structlog.configure(
-        processors=[
-            structlog.stdlib.filter_by_level,
-            *BEGINNING,
-            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
-        ],
-        logger_factory=structlog.stdlib.LoggerFactory(),
+        processors=PROCESSORS,
+        logger_factory=Pen,
         # a logger in use keeps its class; what the level hides is dropped by the root logger's, which can change
         wrapper_class=structlog.make_filtering_bound_logger("debug"),
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(formatter(console, version))
-    root = logging.getLogger()
-    root.handlers = [handler]
-    root.setLevel(level.upper())
+    _ROOT.handlers = [handler]
+    _ROOT.setLevel(level.upper())
     for name in NOISY:
-        logging.getLogger(name).setLevel(max(root.level, logging.WARNING))
+        logging.getLogger(name).setLevel(max(_ROOT.level, logging.WARNING))
     logging.getLogger("aiohttp.server").addFilter(_without_its_text)
 
 
 def formatter(console: bool, version: str) -> logging.Formatter:
-    """Makes one line of ours, or of a library that knows the standard library's logging alone."""
+    """Makes one line of a library that knows the standard library's logging alone."""
     return structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=BEGINNING,
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *ending(console, version)],
@@ -96,8 +125,21 @@ def ending(console: bool, version: str) -> list[Any]:
         structlog.processors.ExceptionRenderer(tracebacks),
         _versioned(version),
         redact,
-        structlog.processors.JSONRenderer(),
+        _as_json,
     ]
+
+
+def _loud_enough(_logger: Pen, method: str, line: dict[str, Any]) -> dict[str, Any]:
+    if structlog.processors.NAME_TO_LEVEL[method] < _ROOT.level:
+        raise structlog.DropEvent
+    return line
+
+
+_encode = json.JSONEncoder(default=repr).encode
+
+
+def _as_json(_logger: object, _method: str, line: dict[str, Any]) -> str:
+    return _encode(line)
 
 
 def _without_its_text(record: logging.LogRecord) -> bool:
@@ -154,18 +196,19 @@ def hear(happening: Happening, *, traced: bool = False) -> None:
 
 def _changed(change: Change, traced: bool) -> None:
     operation = change.operation
-    line = log.bind(
-        operation=operation.name,
-        operation_id=operation.id,
-        operation_type=operation.operation_type,
-        client_operation_id=operation.client_operation_id,
-        project=change.project,
-        target=operation.target_link.rpartition("/")[2],
-    )
+    about = {
+        "operation": operation.name,
+        "operation_id": operation.id,
+        "operation_type": operation.operation_type,
+        "client_operation_id": operation.client_operation_id,
+        "project": change.project,
+        "target": operation.target_link.rpartition("/")[2],
+    }
     if traced or change.traceparent:
-        line = line.bind(trace_id=trace_id(operation, change.traceparent))
+        about["trace_id"] = trace_id(operation, change.traceparent)
     if phase := phase_after(change.event):
-        line = line.bind(phase=phase)
+        about["phase"] = phase
+    line = log.bind(**about)
     match change.event:
         case Accepted():
             line.info("operation accepted", user=operation.user)

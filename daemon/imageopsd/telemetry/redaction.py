@@ -35,6 +35,8 @@ DAEMON = frozenset({
 KNOWN = LINE | WORK | TRACEBACK | DAEMON
 """Every key that passes, at the top of a line and inside of it. What else there is, is dropped, and counted."""
 
+OURS = frozenset({"timestamp", "level", "logger", "version"})
+"""What is ours alone to say of a line."""
 IDENTIFIERS = frozenset({"operation", "job_id", "client_operation_id", "trace_id"})
 IDENTIFIER = re.compile(r"operation(?:-[0-9a-f]{1,16}){1,4}|[0-9a-f-]{1,36}")
 """One of our names, a UUID in either of its forms, or a number: none is as long as a key."""
@@ -44,6 +46,8 @@ _PREFIXES = r"ya29\.|t1\.9eu|y[0-3]_|gh[oprsu]_|github_pat_|glpat-|xox[abprs]-"
 
 _PLAIN = re.compile(rf"(?!.*(?:{_PREFIXES}))[a-z0-9._-]{{0,31}}|[a-z ,;-]{{0,31}}")
 """What none of the patterns below can be found in. Most values are such, and a look is cheaper than all of them."""
+
+_HARMLESS = frozenset({type(None), bool, int, float})
 
 _PEM = re.compile(r"-----BEGIN [^-]*-----.*?(?:-----END [^-]*-----|\Z)", re.DOTALL)
 _URL = re.compile(r"\b([A-Za-z][A-Za-z0-9+.-]{0,20}://)([^\s/?#\"'<>]*@)?([^\s?#\"'<>]*)([?#][^\s\"'<>]*)?")
@@ -70,7 +74,11 @@ _CHANGE = re.compile(r"(?=[a-z][A-Z0-9]|[A-Z][a-z0-9]|[0-9][A-Za-z])")
 
 def redact(_logger: object, _method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """The processor before the renderer."""
-    shown = _known(line)
+    shown = {
+        key: value if type(value) in _HARMLESS or key in OURS else _shown(key, value)
+        for key, value in line.items()
+        if key in KNOWN
+    }
     if dropped := len(line) - len(shown):
         shown["dropped_keys"] = dropped
     return shown
@@ -93,18 +101,13 @@ def masked(text: str) -> str:
     return text
 
 
-def _known(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: _shown(key, value) for key, value in values.items() if key in KNOWN}
-
-
 def _shown(key: str, value: object) -> Any:
     if isinstance(value, str):
-        plain = key == "timestamp" or (key in IDENTIFIERS and IDENTIFIER.fullmatch(value))
-        return value if plain else masked(str(value))
-    if value is None or isinstance(value, bool | int | float):
+        return value if key in IDENTIFIERS and IDENTIFIER.fullmatch(value) else masked(str(value))
+    if isinstance(value, int | float):
         return value
     if isinstance(value, Mapping):
-        return _known(value)
+        return {name: _shown(name, item) for name, item in value.items() if name in KNOWN}
     if isinstance(value, list | tuple | set | frozenset):
         return [_shown(key, item) for item in value]
     if isinstance(value, BaseException | PurePath | UUID | date | timedelta | Enum | IPv4Address | IPv6Address):
