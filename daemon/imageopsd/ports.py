@@ -133,7 +133,8 @@ class JobQueue(Protocol):
 class Claim(msgspec.Struct, frozen=True):
     """The right to work on one operation. `target` is what it is about, as the catalogue has it now; `token` is fresh
     for every claim and fences every later write; `attempt` counts from 1 and leaves interruptions out; `checkpoint` is
-    what the last holder saved; `cancelled` is set if its end was asked for while another held it."""
+    what the last holder saved; `cancelled` is set if its end was asked for before; `doubtful` says that the effect may
+    be made, whole or half: an earlier holder died, or was stopped at what cannot be undone."""
 
     operation: Operation
     project: str
@@ -143,6 +144,7 @@ class Claim(msgspec.Struct, frozen=True):
     attempt: int
     checkpoint: bytes | None = None
     cancelled: Cancelled | None = None
+    doubtful: bool = False
 
 
 class ClaimRound(msgspec.Struct, frozen=True):
@@ -276,8 +278,8 @@ class Store(Protocol):
         undone: Callable[[AnyRequest, Resource | None], CatalogueChange],
     ) -> Cancellation:
         """Ends an operation that nobody works on: records it as `end` makes it, and changes the catalogue as `undone`
-        says. For one that is claimed, or whose effect may be half made and cannot be undone, it keeps the first `asked`
-        for the next claim, which it makes due at once. A DONE one stays as it is. Raises NotFound."""
+        says. For one that is claimed, or whose effect is doubtful (`Claim.doubtful`), it keeps the first `asked` for
+        the next claim, which it makes due at once. A DONE one stays as it is. Raises NotFound."""
 
     async def overdue(self, now: datetime, limit: int) -> list[tuple[str, str]]:
         """Project and name of operations whose deadline has passed and whose end nobody has asked for."""

@@ -337,9 +337,12 @@ def _check_journal(journal: Path, records: list[Record], verdict: Verdict) -> No
             verdict.out_of_order.append(f"{record.name} began after a later one of its lane")
         reached[record.lane] = int(line["operation"])
     for record in records:
-        effect = (str(record.record["id"]), record.request["method"].partition(".")[2])
-        if record.done and effect[1] in ("insert", "delete") and _failed(record) == bool(made[effect]):
-            verdict.lost.append(f"made {made[effect]} times: {record.record}")
+        number, verb = str(record.record["id"]), record.request["method"].partition(".")[2]
+        there = made[number, verb]
+        if verb == "insert":
+            there -= made[number, "delete"]  # what a dead process had made for one that was cancelled
+        if record.done and verb in ("insert", "delete") and _failed(record) == bool(there):
+            verdict.lost.append(f"made {there} times: {record.record}")
 
 
 def _failed(record: Record) -> bool:

@@ -306,7 +306,7 @@ def test_a_daemon_that_finds_the_disk_full_is_started_until_there_is_room(servic
     service.systemctl("stop", "imageopsd.service")
     reconfigure(service, "RestartSec=100ms")
     try:
-        assert service.run("mount", "-t", "tmpfs", "-o", "size=256k,mode=700", "tmpfs", DATA).returncode == 0
+        assert service.run("mount", "-t", "tmpfs", "-o", "size=2m,mode=700", "tmpfs", DATA).returncode == 0
         service.run("dd", "if=/dev/zero", f"of={DATA}/filler", "bs=4k")
         service.systemctl("start", "--no-block", "imageopsd.service")
         service.until(lambda: int(service.show("NRestarts")) > 5, "it was given up")  # systemd's own patience is 5

@@ -15,7 +15,7 @@ from imageopsd.model.events import Cancelled, Reason
 from imageopsd.model.image import Image, ImageStatus, RawDisk
 from imageopsd.model.operation import Operation, Status
 from imageopsd.model.requests import DeleteImage, InsertImage
-from imageopsd.ports import Claim
+from imageopsd.ports import Claim, DeleteTask
 
 ANN = Cancelled(Reason.USER, by="ann")
 BEA = Caller("bea", Scope.SUBMIT.implied, frozenset({"p"}))
@@ -203,8 +203,37 @@ async def test_what_a_dead_process_had_in_hand_ends_at_its_next_claim(engine: En
     await engine.ops.cancel("p", operation.name, ANN)
     await engine.store.enter("boot", engine.clock.now)
     async with engine.working():
+        removal = await engine.backend.next_call()  # of what the dead process may have made
+        assert isinstance(removal.task, DeleteTask)
+        removal.succeed()
         assert said(await engine.done(operation)) == BY_ANN
     assert engine.backend.nothing_called()
+
+
+async def test_what_a_dead_process_had_in_hand_is_removed_before_a_later_cancel_ends_it(engine: Engine) -> None:
+    operation = await engine.insert()
+    await engine.store.claim("dead", 1, engine.clock.now, engine.clock.now, lambda before: before)
+    await engine.store.enter("boot", engine.clock.now)
+    await engine.ops.cancel("p", operation.name, ANN)
+    async with engine.working():
+        (await engine.backend.next_call()).succeed()
+        assert said(await engine.done(operation)) == BY_ANN
+    with pytest.raises(NotFound):
+        await engine.ops.image("p", "i")
+
+
+async def test_a_stop_in_the_middle_of_such_a_removal_leaves_it_to_the_next_process(engine: Engine) -> None:
+    operation = await engine.insert()
+    await engine.store.claim("dead", 1, engine.clock.now, engine.clock.now, lambda before: before)
+    await engine.store.enter("boot", engine.clock.now)
+    await engine.ops.cancel("p", operation.name, ANN)
+    async with engine.working():
+        await engine.backend.next_call()
+    assert (await engine.ops.operation("p", operation.name)).status is not Status.DONE
+    await engine.store.enter("next", engine.clock.now)
+    async with engine.working():
+        (await engine.backend.next_call()).succeed()
+        assert said(await engine.done(operation)) == BY_ANN
 
 
 async def test_cancelling_twice_or_too_late_changes_nothing(engine: Engine) -> None:

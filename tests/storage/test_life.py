@@ -43,6 +43,7 @@ class Known:
     lease_until: Time = NOW
     owner: str = ""
     cancelled: bool = False
+    doubtful: bool = False
     stale: list[Claim] = field(default_factory=list)
 
 
@@ -131,13 +132,14 @@ class Life(RuleBasedStateMachine):
 
     @rule(pick=st.integers(0, 9))
     def cancel(self, pick: int) -> None:
-        """What nobody works on ends at once; what is claimed is told at its next claim."""
+        """What nobody works on ends at once; what is claimed, or was by the dead, is told at its next claim."""
         if not self.known:
             return
         known = list(self.known.values())[pick % len(self.known)]
         ended = apply(known.record, USER, self.now) if known.record.status is not Status.DONE else known.record
         number = known.record.id
-        here = known.token is None and known.record.status is not Status.DONE
+        alive = known.record.status is not Status.DONE
+        here = alive and known.token is None and not known.doubtful
         change = Forget(int(self.images.pop(known.lane).id or 0)) if here and known.lane in self.images else None
         answer = self.run(
             self.store.cancel("p", known.record.name, USER, lambda before: ended, lambda request, target: change)
@@ -147,7 +149,8 @@ class Life(RuleBasedStateMachine):
             known.record = ended
             self._moved_up(known.lane, number)
         assert answer.operation == known.record
-        known.cancelled = known.cancelled or known.token is not None
+        if alive and not here:
+            known.cancelled, known.not_before = True, NOW
 
     @precondition(lambda self: self.known)
     @rule(pick=st.integers(0, 9))
@@ -178,6 +181,7 @@ class Life(RuleBasedStateMachine):
         for claim, known in zip(claims, due, strict=True):
             assert (claim.attempt, claim.checkpoint) == (known.attempts + 1, known.checkpoint)
             assert claim.cancelled == (USER if known.cancelled else None)
+            assert claim.doubtful == known.doubtful
             assert claim.operation == apply(known.record, Claimed(), self.now)
             assert claim.token not in {old.token for old in known.stale}
             known.attempts += 1
@@ -235,7 +239,7 @@ class Life(RuleBasedStateMachine):
         until = self.now + timedelta(seconds=seconds)
         changed = apply(known.record, Deferred(claim.attempt, 9, ENTRY, until), self.now)
         self.run(self.store.defer(claim, changed, until))
-        known.record, known.not_before = changed, until
+        known.record, known.not_before, known.doubtful = changed, NOW if known.cancelled else until, False
         self._let_go(claim)
 
     @precondition(lambda self: self.claims)
@@ -313,7 +317,7 @@ class Life(RuleBasedStateMachine):
         for number in numbers:
             known = self.known[number]
             known.attempts -= 1
-            known.not_before = NOW
+            known.not_before, known.doubtful = NOW, True
             self._let_go(self.claims[number])
 
     # -------------------------------------------------------------------------------------- the promises

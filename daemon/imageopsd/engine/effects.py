@@ -99,6 +99,14 @@ class Effects:
         # an operation before this one in the lane has removed it
         raise _refused(NotFound(resource_path(request.collection, claim.project, request.target)))
 
+    async def remove(self, claim: Claim, report: Reporter) -> None:
+        """Has the backend remove what an earlier holder of the claim may have made, if it has."""
+        match claim.target:
+            case Image() as image:
+                await self._delete_image(_removal(claim, image), report)
+            case MachineImage() as machine_image:
+                await self._delete_machine_image(_removal(claim, machine_image), report)
+
     async def _insert_machine_image(
         self, claim: Claim, wanted: MachineImage, reserved: MachineImage, report: Reporter
     ) -> CatalogueChange:

@@ -24,6 +24,7 @@ class Run:
         self.dirty = False
         self.stopped: Reason | None = None
         self.cancelled: Cancelled | None = None
+        self.withdrawn = False
         self._closed = False
         self._store = store
         self._bus = bus
@@ -66,6 +67,11 @@ class Run:
         self.cancelled = self.cancelled or cancelled
         if self.claim.request.undoable:
             self.interrupt(cancelled.reason)
+
+    def withdraw(self, cancelled: Cancelled) -> None:
+        """Somebody wanted it to end before this claim, and what the last holder has made of it nobody knows: all there
+        is to do is to remove that."""
+        self.cancelled, self.withdrawn = cancelled, True
 
     def close(self) -> None:
         """The backend is done; what comes now is the worker's."""

@@ -275,7 +275,8 @@ class Worker:
         self._runs.add(run)
         self._gate.began(claim)
         if cancelled := self._early.pop(claim.operation.id, claim.cancelled):
-            run.cancel(cancelled)
+            withdrawn = claim.doubtful and claim.request.undoable
+            run.withdraw(cancelled) if withdrawn else run.cancel(cancelled)
         if self._impatient.is_set():
             run.interrupt(Reason.SHUTDOWN)
         return run
@@ -310,7 +311,10 @@ class Worker:
             try:
                 await anyio.lowlevel.checkpoint_if_cancelled()  # it may have been stopped before it began
                 await self._assure(claim)
-                change = await self._effects.carry_out(claim, run)
+                if run.withdrawn:
+                    await self._effects.remove(claim, run)
+                else:
+                    change = await self._effects.carry_out(claim, run)
             except BackendFailure as error:
                 failure = error
             except NotYet as error:
@@ -331,8 +335,10 @@ class Worker:
         with anyio.CancelScope(shield=True):  # what is known now must be written, whoever wants us to stop
             if stopped and run.stopped is Reason.SUPERSEDED:
                 raise LeaseLost(claim.operation.name)
-            ended_early = stopped or waiting is not None
-            if run.cancelled and ((claim.request.undoable and ended_early) or isinstance(failure, TemporaryFailure)):
+            cut_short = stopped or waiting is not None
+            # what makes something leaves nothing when it is cut short; what was left is gone when a removal is not
+            nothing_left = failure is None and claim.request.undoable and cut_short != run.withdrawn
+            if run.cancelled and (nothing_left or isinstance(failure, TemporaryFailure)):
                 await self._write(run, run.cancelled, self._store.finish, undone(claim.request, claim.target))
             elif stopped:
                 await self._write(run, Interrupted(STOPPED[run.stopped or Reason.SHUTDOWN]), self._store.release)

@@ -103,7 +103,7 @@ class Claims(Records):
             _hold(
                 tx,
                 # whoever asks for its end from now on ends it; who just did waits for the next claim
-                "UPDATE tasks SET token = NULL, owner = NULL, lease_until = NULL, begun = 0,"
+                "UPDATE tasks SET token = NULL, owner = NULL, lease_until = NULL, doubtful = 0,"
                 " not_before = iif(cancel IS NULL, ?, 0) WHERE operation_id = ? AND token = ?",
                 (milliseconds(until),),
                 claim,
@@ -116,9 +116,11 @@ class Claims(Records):
         def put_back(tx: Transaction) -> None:
             _hold(
                 tx,
+                # a backend that makes something leaves nothing when it is stopped; a change may be half made
                 "UPDATE tasks SET token = NULL, owner = NULL, lease_until = NULL, attempt = attempt - 1,"
-                " not_before = iif(cancel IS NULL, ?, 0) WHERE operation_id = ? AND token = ?",
-                (milliseconds(until) if until else 0,),
+                " doubtful = max(doubtful, ?), not_before = iif(cancel IS NULL, ?, 0)"
+                " WHERE operation_id = ? AND token = ?",
+                (not claim.request.undoable, milliseconds(until) if until else 0),
                 claim,
             )
             write_record(tx, operation)
@@ -149,11 +151,11 @@ class Claims(Records):
             if row is None:  # it ended and was deleted since it was looked up
                 raise NotFound(operation_path(project or ANY_PROJECT, reference))
             where, before, request = row[0], decode_operation(row[1]), decode_request(row[2])
-            task = tx.execute("SELECT lane, token, begun FROM tasks WHERE operation_id = ?", (number,)).fetchone()
+            task = tx.execute("SELECT lane, token, doubtful FROM tasks WHERE operation_id = ?", (number,)).fetchone()
             if task is None:
                 return Cancellation(before, where, ended=False)
-            lane, token, begun = task
-            if token is not None or (begun and not request.undoable):
+            lane, token, doubtful = task
+            if token is not None or doubtful:
                 tx.execute(
                     "UPDATE tasks SET cancel = coalesce(cancel, ?), not_before = 0 WHERE operation_id = ?",
                     (msgspec.json.encode(asked).decode(), number),
@@ -211,6 +213,7 @@ def _begun(
     checkpoint: bytes | None,
     cancel: str | None,
     keys: str | None,
+    doubtful: int,
 ) -> Claim:
     """The claim on an operation whose task was just taken; its record is still to be written."""
     project, record, request, target = tx.execute(CLAIMED, (operation_id,)).fetchone()
@@ -227,6 +230,7 @@ def _begun(
         attempt=attempt,
         checkpoint=checkpoint,
         cancelled=_decode_cancelled(cancel) if cancel else None,
+        doubtful=bool(doubtful),
     )
 
 
@@ -282,9 +286,10 @@ def write_record(tx: Transaction, operation: Operation) -> None:
 
 
 def free(tx: Transaction, which: str, *values: object) -> int:
-    """Gives claims back with their attempts: an interruption is not a failure (riverqueue/river#1290)."""
+    """Gives claims of the dead back with their attempts: an interruption is not a failure (riverqueue/river#1290)."""
     return tx.execute(
-        "UPDATE tasks SET token = NULL, owner = NULL, lease_until = NULL, not_before = 0, attempt = attempt - 1"
+        "UPDATE tasks SET token = NULL, owner = NULL, lease_until = NULL, not_before = 0, attempt = attempt - 1,"
+        " doubtful = 1"
         f" WHERE {which}",
         values,
     ).rowcount

@@ -124,7 +124,8 @@ class Writer:
             await anyio.to_thread.run_sync(self._thread.join)
         with closing(self._connection):
             if checkpoint and self._broken is None:
-                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                with suppress(sqlite3.Error):  # on a full disk, say: the log stays, and the next start reads it
+                    self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def _run(self) -> None:
         open_ = True

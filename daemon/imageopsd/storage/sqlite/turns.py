@@ -35,14 +35,15 @@ LATE = (
 )
 """Projects of deferred operations that are due and that no claim has made ready yet."""
 TAKE = (
-    "UPDATE tasks SET token = lower(hex(randomblob(16))), owner = ?, lease_until = ?, attempt = attempt + 1, begun = 1"
+    "UPDATE tasks SET token = lower(hex(randomblob(16))), owner = ?, lease_until = ?, attempt = attempt + 1"
     f" WHERE operation_id IN (SELECT operation_id FROM tasks WHERE {_READY} AND project = ?"
-    " ORDER BY rank, operation_id LIMIT ?) RETURNING rank, operation_id, token, attempt, checkpoint, cancel, keys"
+    " ORDER BY rank, operation_id LIMIT ?)"
+    " RETURNING rank, operation_id, token, attempt, checkpoint, cancel, keys, doubtful"
 )
 TAKE_CHANGES = TAKE.replace(_READY, _READY_CHANGES)
 
-Taken = tuple[int, str, int, bytes | None, str | None, str | None]
-"""Operation id, token, attempt, checkpoint, asked-for cancellation and sealed keys of a task that was claimed."""
+Taken = tuple[int, str, int, bytes | None, str | None, str | None, int]
+"""Operation id, token, attempt, checkpoint, asked-for cancellation, sealed keys, doubt: of a task that was claimed."""
 
 
 class Turns:
