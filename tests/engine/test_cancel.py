@@ -222,6 +222,19 @@ async def test_what_a_dead_process_had_in_hand_is_removed_before_a_later_cancel_
         await engine.ops.image("p", "i")
 
 
+async def test_asking_again_does_not_interrupt_such_a_removal(engine: Engine) -> None:
+    operation = await engine.insert()
+    await engine.store.claim("dead", 1, engine.clock.now, engine.clock.now, lambda before: before)
+    await engine.store.enter("boot", engine.clock.now)
+    await engine.ops.cancel("p", operation.name, ANN)
+    async with engine.working():
+        removal = await engine.backend.next_call()
+        await engine.ops.cancel("p", operation.name, ANN)
+        removal.succeed()
+        assert said(await engine.done(operation)) == BY_ANN
+    assert not removal.cancelled
+
+
 async def test_a_stop_in_the_middle_of_such_a_removal_leaves_it_to_the_next_process(engine: Engine) -> None:
     operation = await engine.insert()
     await engine.store.claim("dead", 1, engine.clock.now, engine.clock.now, lambda before: before)

@@ -65,7 +65,7 @@ class Run:
         """Somebody wants it to end. What makes something is stopped; what changes or removes something may be half
         done, so it goes on to its end and is only not tried again."""
         self.cancelled = self.cancelled or cancelled
-        if self.claim.request.undoable:
+        if self.claim.request.undoable and not self.withdrawn:
             self.interrupt(cancelled.reason)
 
     def withdraw(self, cancelled: Cancelled) -> None:
