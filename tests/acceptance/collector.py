@@ -2,11 +2,11 @@
 
 import gzip
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
-from typing import Any, NamedTuple, Self
+from http.server import BaseHTTPRequestHandler
+from typing import Any, NamedTuple
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from tests.acceptance.loopback import LoopbackServer
 from tests.daemon_process import LIMIT
 
 
@@ -22,7 +22,7 @@ class Span(NamedTuple):
     seconds: float
 
 
-class Collector:
+class Collector(LoopbackServer):
     """A server on a port of its own while the block lasts; `headers` are those of the last request."""
 
     def __init__(self) -> None:
@@ -30,24 +30,7 @@ class Collector:
         self.raw = b""
         self.headers: dict[str, str] = {}
         self._came = threading.Condition()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self._server.daemon_threads = False
-        self._thread = threading.Thread(target=self._server.serve_forever)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
-
-    @property
-    def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_port}"
+        super().__init__(_handler(self))
 
     def take(self, headers: dict[str, str], body: bytes) -> None:
         with self._came:

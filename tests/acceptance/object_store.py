@@ -6,16 +6,15 @@ https://developers.google.com/identity/protocols/oauth2/service-account#authoriz
 
 import json
 import re
-import threading
 from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
+from tests.acceptance.loopback import LoopbackServer
 from tests.acceptance.source import Gate
 
 TOKEN = "ya29.what-the-store-lets-in"
@@ -30,7 +29,7 @@ class Range(NamedTuple):
     end: int
 
 
-class ObjectStore:
+class ObjectStore(LoopbackServer):
     """`objects` are their contents by name, all in BUCKET, and `generation` is that of each of them. Whoever does not
     show TOKEN is refused; who does may list if it `lists`, and read what is not `forbidden`. `gate` stops the answer to
     the range that has its `after` in it."""
@@ -45,25 +44,11 @@ class ObjectStore:
         self.requests: list[str] = []
         self.ranges: list[Range] = []
         self._key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-        self._server = _Server(("127.0.0.1", 0), _handler(self))
-        self._thread = threading.Thread(target=self._server.serve_forever)
+        super().__init__(_handler(self))
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def _let_go(self) -> None:
         for gate in self.reached:
             gate.open()
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_port}"
 
     @property
     def private_key(self) -> str:
@@ -82,7 +67,7 @@ class ObjectStore:
             "private_key_id": "0123456789abcdef",
             "private_key": key,
             "client_email": "reader@vaults.iam.gserviceaccount.com",
-            "token_uri": f"{self.url}/token",
+            "token_uri": f"{self.root}/token",
         }
         path.write_text(json.dumps(facts))
         path.chmod(0o600)
@@ -99,10 +84,6 @@ class ObjectStore:
             "updated": "2026-01-02T03:04:05.678Z",
             "timeCreated": "2026-01-02T03:04:05.678Z",
         }
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = False  # so that `server_close` waits for all answers
 
 
 _OBJECT = re.compile(r"(?P<media>/download)?/storage/v1/b/(?P<bucket>[^/]+)/o/(?P<name>[^/]+)")

@@ -2,11 +2,11 @@
 
 import threading
 from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
-from typing import NamedTuple, Self
+from http.server import BaseHTTPRequestHandler
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from tests.acceptance.loopback import LoopbackServer
 from tests.daemon_process import LIMIT
 
 
@@ -50,7 +50,7 @@ class Served(NamedTuple):
         return self._replace(body=self.body[begin:], status=206), part
 
 
-class SourceServer:
+class SourceServer(LoopbackServer):
     """Serves what `put` gave it; `requests` are the paths that were asked for, `promised` the lengths of the bodies
     that were to be sent."""
 
@@ -59,21 +59,11 @@ class SourceServer:
         self.promised: list[int] = []
         self._served: dict[str, list[Served]] = {}
         self._gates: list[Gate] = []
-        self._server = _Server(("127.0.0.1", 0), _handler(self))
-        self._thread = threading.Thread(target=self._server.serve_forever)
+        super().__init__(_handler(self))
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def _let_go(self) -> None:
         for gate in self._gates:
             gate.open()
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
 
     def put(self, path: str, *served: Served) -> str:
         """From now on these are the answers at `path`, one after the other and the last one for ever; its URL."""
@@ -82,16 +72,12 @@ class SourceServer:
         return self.url(path)
 
     def url(self, path: str) -> str:
-        return f"http://127.0.0.1:{self._server.server_port}/{path}"
+        return f"{self.root}/{path}"
 
     def answer(self, path: str) -> Served:
         self.requests.append(path)
         answers = self._served.get(path, [Served(b"no such thing", 404, "text/plain")])
         return answers.pop(0) if len(answers) > 1 else answers[0]
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = False  # so that `server_close` waits for all answers
 
 
 def _handler(source: SourceServer) -> type[BaseHTTPRequestHandler]:

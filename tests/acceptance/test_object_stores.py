@@ -53,7 +53,7 @@ def configuration(tmp_path: Path, store: ObjectStore) -> Path:
 filesystem = "gcs"
 projects = ["{PROJECT}"]
 credentials_file = "{store.credentials(tmp_path / "key.json")}"
-endpoint = "{store.url}"
+endpoint = "{store.root}"
 """)
     return file
 
@@ -249,10 +249,10 @@ def test_nothing_of_the_environment_says_where_to_go_or_who_we_are(
     (tmp_path / "adc.json").write_text("{}")
     with socket.create_server(("127.0.0.1", 0)) as trap, ObjectStore() as elsewhere:
         environment = {
-            "STORAGE_EMULATOR_HOST": elsewhere.url,
+            "STORAGE_EMULATOR_HOST": elsewhere.root,
             "GOOGLE_APPLICATION_CREDENTIALS": str(tmp_path / "adc.json"),
             "GCE_METADATA_HOST": f"127.0.0.1:{trap.getsockname()[1]}",
-            "FSSPEC_GCS": json.dumps({"endpoint_url": elsewhere.url, "requester_pays": "somebody"}),
+            "FSSPEC_GCS": json.dumps({"endpoint_url": elsewhere.root, "requester_pays": "somebody"}),
             "FSSPEC_GS_TOKEN": "theirs",
         }
         arguments = ("--config", str(configuration))

@@ -24,6 +24,7 @@ SCRIPTS = [
     {"image": "evil-*", "steps": [{"fail": "permanent", "code": HOSTILE, "message": HOSTILE}]},
     {"image": "sly-*", "steps": [{"progress": 30, "message": HOSTILE}, {"wait": "1h"}]},
     {"image": "half-*", "steps": [{"progress": 50, "message": "copying"}, {"wait": "1h"}]},
+    {"image": "slow-*", "steps": [step for done in range(1, 100) for step in ({"progress": done}, {"wait": "1s"})]},
     {"image": "long-*", "steps": [{"progress": 61, "message": "w" * 300}, {"wait": "1h"}]},
     {"image": "wordy-*", "steps": [{"fail": "permanent", "code": "X" * 120, "message": "m" * 600}]},
 ]
@@ -86,17 +87,21 @@ async def test_it_moves_without_a_reload_and_survives_a_restart_of_the_daemon(
     await page.evaluate("window.loadedOnce = true")
     assert await page.text("#no-running") == "Nothing is running."
 
-    insert(daemon, "i")  # the simulated backend takes two seconds and tells of twenty steps
     await page.evaluate(
         "window.seen = new Set(); new MutationObserver(() => { const bar = document.querySelector('#rows progress');"
         " if (bar) seen.add(bar.value); }).observe(document.querySelector('#rows'),"
         " {subtree: true, childList: true, characterData: true})"
     )
+    slow = insert(daemon, "slow-one")  # longer than any browser takes to draw three of its hundred steps
     await page.until("seen.size >= 3")
-    await page.until("document.querySelector('#succeeded-count').innerText === '1'")
+    run_cli("operations", "cancel", slow["name"], "--data-dir", daemon.data_dir)
+    await page.until("document.querySelector('#failed-count').innerText === '1'")
     await page.until("document.querySelector('#no-running').checkVisibility()")
     seen = await page.evaluate("[...seen]")
     assert seen == sorted(seen)
+
+    insert(daemon, "i")
+    await page.until("document.querySelector('#succeeded-count').innerText === '1'")
 
     insert(daemon, "half-way")
     await page.until(f"{ROW}?.innerText.includes('copying')")

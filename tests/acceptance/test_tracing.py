@@ -25,7 +25,7 @@ def collector() -> Iterator[Collector]:
 
 
 def traced_by(collector: Collector) -> str:
-    return f"tracing.endpoint={collector.endpoint}"
+    return f"tracing.endpoint={collector.root}"
 
 
 def test_an_import_that_a_kill_interrupted_is_one_span_of_its_submitters_trace(

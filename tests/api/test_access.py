@@ -680,7 +680,7 @@ def test_a_file_that_did_not_change_is_not_read_again(rotating: Rotating, monkey
 def test_the_file_is_not_looked_at_more_than_once_a_second(rotating: Rotating, monkeypatch: pytest.MonkeyPatch) -> None:
     _, clock, tokens = rotating
     looks = []
-    monkeypatch.setattr("imageopsd.api.access.look", lambda path: looks.append(clock.now))
+    monkeypatch.setattr("imageopsd.api.files.look", lambda path: looks.append(clock.now))
     for _ in range(35):
         clock.now += CHECK_INTERVAL / 10
         tokens.find(b"old")

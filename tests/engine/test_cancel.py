@@ -210,11 +210,17 @@ async def test_what_a_dead_process_had_in_hand_ends_at_its_next_claim(engine: En
     assert engine.backend.nothing_called()
 
 
-async def test_what_a_dead_process_had_in_hand_is_removed_before_a_later_cancel_ends_it(engine: Engine) -> None:
+async def cancelled_after_a_death(engine: Engine) -> Operation:
+    """An insert that a process had in hand as it died, and that somebody cancels then."""
     operation = await engine.insert()
     await engine.store.claim("dead", 1, engine.clock.now, engine.clock.now, lambda before: before)
     await engine.store.enter("boot", engine.clock.now)
     await engine.ops.cancel("p", operation.name, ANN)
+    return operation
+
+
+async def test_what_a_dead_process_had_in_hand_is_removed_before_a_later_cancel_ends_it(engine: Engine) -> None:
+    operation = await cancelled_after_a_death(engine)
     async with engine.working():
         (await engine.backend.next_call()).succeed()
         assert said(await engine.done(operation)) == BY_ANN
@@ -223,10 +229,7 @@ async def test_what_a_dead_process_had_in_hand_is_removed_before_a_later_cancel_
 
 
 async def test_asking_again_does_not_interrupt_such_a_removal(engine: Engine) -> None:
-    operation = await engine.insert()
-    await engine.store.claim("dead", 1, engine.clock.now, engine.clock.now, lambda before: before)
-    await engine.store.enter("boot", engine.clock.now)
-    await engine.ops.cancel("p", operation.name, ANN)
+    operation = await cancelled_after_a_death(engine)
     async with engine.working():
         removal = await engine.backend.next_call()
         await engine.ops.cancel("p", operation.name, ANN)
@@ -236,10 +239,7 @@ async def test_asking_again_does_not_interrupt_such_a_removal(engine: Engine) ->
 
 
 async def test_a_stop_in_the_middle_of_such_a_removal_leaves_it_to_the_next_process(engine: Engine) -> None:
-    operation = await engine.insert()
-    await engine.store.claim("dead", 1, engine.clock.now, engine.clock.now, lambda before: before)
-    await engine.store.enter("boot", engine.clock.now)
-    await engine.ops.cancel("p", operation.name, ANN)
+    operation = await cancelled_after_a_death(engine)
     async with engine.working():
         await engine.backend.next_call()
     assert (await engine.ops.operation("p", operation.name)).status is not Status.DONE

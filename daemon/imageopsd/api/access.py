@@ -21,7 +21,7 @@ import structlog
 from aiohttp import web
 
 from imageopsd.api.envelope import Answer
-from imageopsd.api.files import CHECK_INTERVAL, look
+from imageopsd.api.files import FileWatch
 from imageopsd.api.peers import certificate_caller, unix_caller, unix_user
 from imageopsd.model import names
 from imageopsd.model.access import (
@@ -78,11 +78,9 @@ class TokensFile:
 
     def __init__(self, path: Path, now: Callable[[], float]) -> None:
         self._path = path
-        self._now = now
         self._issued: tuple[Token, ...] = ()
-        self._look_again = now() + CHECK_INTERVAL
         self.refused = False
-        self._seen = look(path)
+        self._watch = FileWatch([path], now)
         self._tokens = self._read()
 
     def admit(self, token: Token) -> None:
@@ -99,13 +97,8 @@ class TokensFile:
         return found
 
     def _refresh(self) -> None:
-        if self._now() < self._look_again:
+        if not self._watch.changed():
             return
-        self._look_again = self._now() + CHECK_INTERVAL
-        seen = look(self._path)
-        if seen == self._seen:
-            return
-        self._seen = seen  # before it is read: what is written in between is seen the next time
         try:
             self._tokens = self._read()
         except TokensInvalid as error:

@@ -14,7 +14,7 @@ from typing import Any
 import structlog
 
 from imageopsd.api.expiry import earliest_end
-from imageopsd.api.files import CHECK_INTERVAL, Seen, look
+from imageopsd.api.files import FileWatch
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -41,10 +41,8 @@ class Certificates:
         self._certificate = certificate
         self._private_key = private_key
         self._client_ca = client_ca
-        self._now = now
-        self._look_again = now() + CHECK_INTERVAL
         self.refused = False
-        self._seen = self._look()
+        self._watch = FileWatch([file for file in (certificate, private_key, client_ca) if file is not None], now)
         self._current = self.context = self._read()
         self.context.sni_callback = self._choose  # called for every handshake, with or without a name
 
@@ -53,13 +51,8 @@ class Certificates:
         connection.context = self._current
 
     def _refresh(self) -> None:
-        if self._now() < self._look_again:
+        if not self._watch.changed():
             return
-        self._look_again = self._now() + CHECK_INTERVAL
-        seen = self._look()
-        if seen == self._seen:
-            return
-        self._seen = seen  # before they are read: what is written in between is seen the next time
         try:
             self._current = self._read()
         except CertificatesInvalid as error:
@@ -68,10 +61,6 @@ class Certificates:
         else:
             self.refused = False
             log.info("certificates read", certificate=str(self._certificate))
-
-    def _look(self) -> tuple[Seen, ...]:
-        files = (self._certificate, self._private_key, self._client_ca)
-        return tuple(look(file) for file in files if file is not None)
 
     def _read(self) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

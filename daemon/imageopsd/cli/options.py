@@ -71,18 +71,6 @@ def output_format(command: Command) -> Command:
     return click.option("--format", "form", type=choice, default="table", show_default=True)(command)
 
 
-def load_settings(
-    config_file: Path | None,
-    settings: Sequence[str],
-    flags: Sequence[tuple[str, object | None, str]],
-    *,
-    whole: bool = True,
-) -> Loaded:
-    """The configuration in force; `flags` are (key, value or None, option) beside --set. Raises Failure 78 with every
-    problem."""
-    return _or_failure(functools.partial(_read, config_file, settings, flags, whole=whole))
-
-
 def _or_failure(read: Callable[[], Loaded]) -> Loaded:
     try:
         return read()

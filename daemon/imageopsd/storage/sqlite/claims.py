@@ -72,21 +72,21 @@ class Claims(Records):
 
     async def save(self, claim: Claim, operation: Operation) -> None:
         def update(tx: Transaction) -> None:
-            _hold(tx, "UPDATE tasks SET token = token WHERE operation_id = ? AND token = ?", (), claim)
+            _check(tx, claim)
             write_record(tx, operation)
 
         await self._writer.run(update)
 
     async def show(self, claim: Claim, resource: Resource) -> None:
         def update(tx: Transaction) -> None:
-            _hold(tx, "UPDATE tasks SET token = token WHERE operation_id = ? AND token = ?", (), claim)
+            _check(tx, claim)
             replace_resource(tx, resource)
 
         await self._writer.run(update)
 
     async def settle(self, claim: Claim, size_gb: int, stored_bytes: int) -> None:
         def update(tx: Transaction) -> None:
-            _hold(tx, "UPDATE tasks SET token = token WHERE operation_id = ? AND token = ?", (), claim)
+            _check(tx, claim)
             ledger.settle(tx, self.quotas, claim.project, int(claim.operation.target_id or 0), size_gb, stored_bytes)
 
         await self._writer.run(update)
@@ -232,6 +232,11 @@ def _begun(
         cancelled=_decode_cancelled(cancel) if cancel else None,
         doubtful=bool(doubtful),
     )
+
+
+def _check(tx: Transaction, claim: Claim) -> None:
+    """For a write beside the task. Raises LeaseLost if the claim is no longer the newest."""
+    _hold(tx, "UPDATE tasks SET token = token WHERE operation_id = ? AND token = ?", (), claim)
 
 
 def _hold(tx: Transaction, statement: str, values: tuple[object, ...], claim: Claim) -> Any:
