@@ -19,8 +19,10 @@ from imageopsd.backends.local.tar import Piece, TarReader
 from imageopsd.model.image import GIB
 from imageopsd.ports import Reporter
 
-IN_FLIGHT = 8 * 1024**2
+IN_FLIGHT = 4 * 1024**2
 """Bytes that may wait between two stages."""
+LARGEST_FREED = 8 * 1024**2
+"""Bytes of the block that is freed before an import begins."""
 
 
 def largest_archive(max_size: int) -> int:
@@ -39,9 +41,9 @@ class Taken(msgspec.Struct, frozen=True):
 
 
 class Intake:
-    """One archive on its way. Four stages run at once: the source pours, and a thread each hashes, inflates and reads
-    the tar, writes. hashlib, zlib and pwrite let go of the GIL, so they share the processors; inflating takes longest
-    and has nothing else to do."""
+    """One archive on its way. Five stages run at once: the source pours, and a thread each hashes the archive, inflates
+    it and reads the tar, hashes the disk, writes it. hashlib, zlib and pwrite let go of the GIL, so they share the
+    processors, and while one waits for the device the others go on."""
 
     def __init__(
         self,
@@ -68,13 +70,15 @@ class Intake:
         self._tar = TarReader(self._max_size, self._check_size)
         self._arriving: Pipe[bytes] = Pipe(IN_FLIGHT)
         self._hashed: Pipe[bytes] = Pipe(IN_FLIGHT)
-        self._pieces: Pipe[Sequence[Piece]] = Pipe(IN_FLIGHT)
+        self._inflated: Pipe[Sequence[Piece]] = Pipe(IN_FLIGHT)
+        self._digested: Pipe[Sequence[Piece]] = Pipe(IN_FLIGHT)
         self._meter = Meter("importing", source.length, kept=source.kept)
 
     async def run(self, report: Reporter) -> Taken:
         """Raises BackendFailure or SourceChanged, and OSError from the disk. No thread is left when it ends, however
         it ends."""
         self._check_length(self._source.length or 0)
+        _keep_what_is_freed()
         with self._meter.telling(report):
             # a task of their own, because a TaskGroup too is awake with every turn of the loop in a cancelled scope
             stages = asyncio.create_task(self._run_stages())
@@ -86,6 +90,7 @@ class Intake:
                 stages.create_task(self._source.pour(self._arriving))
                 sha256 = stages.create_task(in_thread("hash", self._hash, self._stop))
                 disk_size = stages.create_task(in_thread("inflate", self._inflate, self._stop))
+                stages.create_task(in_thread("digest", self._digest, self._stop))
                 stages.create_task(in_thread("write", self._write, self._stop))
         except BaseExceptionGroup as failures:
             # the first to fail is why the others were cancelled
@@ -127,24 +132,37 @@ class Intake:
             self._meter.read += len(block)
         self._gunzip.close()
         size = self._tar.close()
-        self._pieces.close()
+        self._inflated.close()
         return size
 
     def _hand_on(self, raw: bytes) -> None:
         # one item for all pieces of a step: a fragmented sparse map makes thousands
         pieces = list(self._tar.feed(raw))
         if pieces:
-            self._pieces.put(pieces, len(raw))
+            self._inflated.put(pieces, len(raw))
             self._meter.size = self._tar.disk_size
             self._disk.expected = self._tar.content
             self._meter.made = pieces[-1].offset
 
+    def _digest(self) -> None:
+        for pieces in self._inflated:
+            for piece in pieces:
+                self._table.feed(piece)
+            self._digested.put(pieces, sum(piece.end - piece.start for piece in pieces))
+        self._digested.close()
+
     def _write(self) -> None:
-        for pieces in self._pieces:
+        for pieces in self._digested:
             for piece in pieces:
                 self._disk.fill(piece)
-                self._table.feed(piece)
 
     def _stop(self) -> None:
-        for pipe in (self._arriving, self._hashed, self._pieces):
+        for pipe in (self._arriving, self._hashed, self._inflated, self._digested):
             pipe.break_off()
+
+
+def _keep_what_is_freed() -> None:
+    """glibc gives free memory back to the kernel from twice the largest block on that was ever freed. After one of
+    this size it keeps a few of the megabytes that the stages hand on; page faults for each anew were a third of reading
+    zeros (mallopt(3), M_MMAP_THRESHOLD)."""
+    _ = bytes(LARGEST_FREED)

@@ -27,7 +27,7 @@ from imageopsd.backends.local.spool import Head, Spool
 from imageopsd.model.errors import BackendFailure, PermanentFailure
 
 MAX_REDIRECTS = 5
-READ_BUFFER = 1024**2
+READ_BUFFER = 128 * 1024
 """Bytes that aiohttp keeps ready for us."""
 MAX_RETRY_AFTER = 86400.0
 """Seconds; a server that wants more asks for a day."""
