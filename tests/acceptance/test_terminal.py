@@ -18,12 +18,13 @@ from types import TracebackType
 from typing import Self
 
 import pytest
-from tests.daemon_process import LIMIT, DaemonProcess, Json, clean_environment
+from tests.acceptance.conftest import Archive
+from tests.acceptance.source import Gate, Served, SourceServer
+from tests.daemon_process import LIMIT, LOOPBACK_SOURCES, DaemonProcess, Json, clean_environment
 
 SIMULATED = ("backend=simulated", "backends.simulated.duration=0s")
 SCRIPTS = (
-    'backends.simulated.scripts=[{image = "steps-*", steps = [{progress = 30}, {wait = "800ms"}, {progress = 70},'
-    ' {wait = "800ms"}]}, {image = "slow-*", steps = [{progress = 40}, {wait = "1h"}]},'
+    'backends.simulated.scripts=[{image = "slow-*", steps = [{progress = 40}, {wait = "1h"}]},'
     ' {image = "bad-*", steps = [{fail = "quota"}]}]'
 )
 
@@ -119,17 +120,27 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
         yield process
 
 
-def test_waiting_shows_a_bar_that_moves_to_the_end(daemon: DaemonProcess) -> None:
-    job = json.dumps(insert("steps-one")).encode()
-    with Terminal("submit", "--wait", "-", "--data-dir", daemon.data_dir, stdin=job) as terminal:
+def test_waiting_shows_a_bar_that_moves_to_the_end(tmp_path: Path, source: SourceServer, archive: Archive) -> None:
+    half = Gate(after=len(archive.body) // 2)
+    body = {"name": "half-one", "rawDisk": {"source": source.put("disk.tar.gz", Served(archive.body, gate=half))}}
+    job = json.dumps({"method": "images.insert", "project": "p", "body": body}).encode()
+    with (
+        DaemonProcess(tmp_path / "data", LOOPBACK_SOURCES) as daemon,
+        Terminal("submit", "--wait", "-", "--data-dir", daemon.data_dir, stdin=job) as terminal,
+    ):
+        terminal.until(lambda shown: any(percentages(shown)))
+        half.open()
         code, shown = terminal.end()
     assert code == 0, shown
-    percentages = [int(number) for number in re.findall(r"insert steps-one .*?(\d+)%", shown)]
-    assert percentages == sorted(percentages)
-    assert percentages[-1] == 100
-    assert len(set(percentages)) >= 3
+    first, *_, last = filter(None, percentages(shown))
+    assert 0 < first < last == 100
+    assert percentages(shown) == sorted(percentages(shown))
     assert "━" in shown
     assert shown.rstrip().endswith("ok")
+
+
+def percentages(shown: str) -> list[int]:
+    return [int(number) for number in re.findall(r"insert half-one .*?(\d+)%", plain(shown))]
 
 
 def test_a_warning_is_a_line_that_stays_above_the_bars(daemon: DaemonProcess) -> None:
