@@ -111,7 +111,7 @@ def test_holes_stay_holes_and_nothing_is_there_in_clear(made: tuple[Path, Conten
             (4 * CHUNK, 6 * CHUNK),
             (20 * CHUNK, SIZE),
         ]
-    for start in range(0, SIZE - 16, 16):
+    for start in range(0, SIZE - 16, 64):
         if any(plain[start : start + 16]):
             assert plain[start : start + 16] not in stored
     assert KEY not in stored
