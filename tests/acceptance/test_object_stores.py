@@ -292,5 +292,6 @@ def test_a_daemon_without_the_extra_says_what_to_install(tmp_path: Path, configu
         assert f"{configuration}:2: backends.local.object_buckets: the extra 'objects' is not installed" in ended.stderr
         assert "pip install 'imageopsd[objects]'" in ended.stderr
         assert "Traceback" not in ended.stderr
-    ended = run_cli("serve", "--data-dir", tmp_path / "data", "--exit-when-idle", "0s", environment=without)
+    once = ("--listen", "127.0.0.1:0", "--exit-when-idle", "0s")
+    ended = run_cli("serve", "--data-dir", tmp_path / "data", *once, environment=without)
     assert ended.returncode == 0, ended.stderr
