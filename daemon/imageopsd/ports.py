@@ -134,7 +134,7 @@ class Claim(msgspec.Struct, frozen=True):
     """The right to work on one operation. `target` is what it is about, as the catalogue has it now; `token` is fresh
     for every claim and fences every later write; `attempt` counts from 1 and leaves interruptions out; `checkpoint` is
     what the last holder saved; `cancelled` is set if its end was asked for before; `doubtful` says that the effect may
-    be made, whole or half: an earlier holder died, or was stopped at what cannot be undone."""
+    be made, whole or half: an earlier holder died, was stopped at what cannot be undone, or could not record it."""
 
     operation: Operation
     project: str
@@ -325,13 +325,14 @@ class Store(Protocol):
     async def save_checkpoint(self, claim: Claim, checkpoint: bytes) -> None:
         """Keeps what the next holder of this operation needs to go on instead of starting again."""
 
-    async def defer(self, claim: Claim, operation: Operation, until: datetime) -> None:
-        """Ends the claim after the backend failed and left nothing; the operation may be claimed again from `until` on,
-        or at once if somebody wants it to end."""
+    async def defer(self, claim: Claim, operation: Operation, until: datetime, *, doubtful: bool = False) -> None:
+        """Ends the claim after an attempt failed; the operation may be claimed again from `until` on, or at once if
+        somebody wants it to end and nothing is `doubtful`, which the next claim is told."""
 
-    async def release(self, claim: Claim, operation: Operation, until: datetime | None = None) -> None:
-        """Ends the claim as if it had not been made: due at once or, unless somebody wants it to end, from `until` on;
-        the attempt given back."""
+    async def release(
+        self, claim: Claim, operation: Operation, until: datetime | None = None, *, doubtful: bool = False
+    ) -> None:
+        """As `defer`, with the attempt given back; without `until` it is due at once."""
 
     async def finish(self, claim: Claim, operation: Operation, change: CatalogueChange) -> None:
         """Records the end and changes the catalogue, in one transaction; the lane's next becomes due."""

@@ -14,6 +14,7 @@ from imageopsd.model.errors import NotFound, NotRepeatable, PermanentFailure, St
 from imageopsd.model.events import Cancelled, Reason
 from imageopsd.model.image import Image, ImageStatus, RawDisk
 from imageopsd.model.operation import Operation, Status
+from imageopsd.model.quota import Limit, Metric, Quotas
 from imageopsd.model.requests import DeleteImage, InsertImage
 from imageopsd.ports import Claim, DeleteTask
 
@@ -133,9 +134,9 @@ async def test_a_change_that_is_backing_off_ends_at_once_and_is_not_tried_again(
 async def test_a_cancel_that_comes_while_a_failure_is_written_does_not_wait_for_the_next_try(engine: Engine) -> None:
     real = engine.store.defer
 
-    async def late(claim: Claim, operation: Operation, until: datetime) -> None:
+    async def late(claim: Claim, operation: Operation, until: datetime, *, doubtful: bool) -> None:
         await engine.ops.cancel("p", operation.name, ANN)
-        await real(claim, operation, until)
+        await real(claim, operation, until, doubtful=doubtful)
 
     engine.store.defer = late
     async with engine.working():
@@ -210,11 +211,16 @@ async def test_what_a_dead_process_had_in_hand_ends_at_its_next_claim(engine: En
     assert engine.backend.nothing_called()
 
 
-async def cancelled_after_a_death(engine: Engine) -> Operation:
-    """An insert that a process had in hand as it died, and that somebody cancels then."""
+async def begun_by_the_dead(engine: Engine) -> Operation:
+    """An insert that a process had in hand as it died."""
     operation = await engine.insert()
     await engine.store.claim("dead", 1, engine.clock.now, engine.clock.now, lambda before: before)
     await engine.store.enter("boot", engine.clock.now)
+    return operation
+
+
+async def cancelled_after_a_death(engine: Engine) -> Operation:
+    operation = await begun_by_the_dead(engine)
     await engine.ops.cancel("p", operation.name, ANN)
     return operation
 
@@ -247,6 +253,80 @@ async def test_a_stop_in_the_middle_of_such_a_removal_leaves_it_to_the_next_proc
     async with engine.working():
         (await engine.backend.next_call()).succeed()
         assert said(await engine.done(operation)) == BY_ANN
+
+
+async def removed(engine: Engine) -> None:
+    removal = await engine.backend.next_call()
+    assert isinstance(removal.task, DeleteTask)
+    removal.succeed()
+
+
+async def test_it_is_removed_as_well_if_it_was_taken_up_again_before_somebody_cancels(engine: Engine) -> None:
+    operation = await begun_by_the_dead(engine)
+    async with engine.working():
+        again = await engine.backend.next_call()
+        await engine.ops.cancel("p", operation.name, ANN)
+        await removed(engine)
+        assert said(await engine.done(operation)) == BY_ANN
+    assert again.cancelled
+    assert engine.backend.nothing_called()
+
+
+async def test_it_is_removed_as_well_after_its_next_try_failed(engine: Engine) -> None:
+    operation = await begun_by_the_dead(engine)
+    async with engine.working():
+        (await engine.backend.next_call()).fail(BUSY)
+        await engine.until(lambda _: "Deferred" in engine.events_of(operation))
+        await engine.ops.cancel("p", operation.name, ANN)
+        await removed(engine)
+        assert said(await engine.done(operation)) == BY_ANN
+
+
+async def test_it_is_removed_before_a_failure_ends_the_operation(engine: Engine) -> None:
+    operation = await begun_by_the_dead(engine)
+    async with engine.working():
+        (await engine.backend.next_call()).fail(PermanentFailure("NO_WAY", "It cannot be.", HTTPStatus.BAD_REQUEST))
+        await removed(engine)
+        assert said(await engine.done(operation)) == ("NO_WAY", 400, "It cannot be.")
+
+
+async def test_a_removal_that_fails_for_now_is_tried_again_before_the_operation_ends(engine: Engine) -> None:
+    operation = await cancelled_after_a_death(engine)
+    async with engine.working():
+        (await engine.backend.next_call()).fail(BUSY)
+        await engine.until(lambda _: "Deferred" in engine.events_of(operation))
+        assert engine.backend.nothing_called()  # it waits as any other try
+        engine.clock.advance(1000)
+        await removed(engine)
+        assert said(await engine.done(operation)) == BY_ANN
+
+
+@pytest.mark.parametrize("trouble", [StoreBusy("the disk is full"), None], ids=["a full disk", "a cancel"])
+@EXACT
+async def test_what_was_made_and_could_not_be_recorded_is_removed_before_a_cancel_ends_it(
+    engine: Engine, trouble: StoreBusy | None
+) -> None:
+    engine.store.quotas = Quotas([Limit(project="*", metric=Metric.IMAGE_GB, limit=100)])
+    await engine.store.limit(engine.store.quotas)
+    real, settling = engine.store.settle, anyio.Event()
+
+    async def interrupted(*_: object) -> None:
+        settling.set()
+        if trouble is None:
+            await anyio.sleep_forever()
+        raise trouble
+
+    engine.store.settle = interrupted
+    async with engine.working():
+        operation = await engine.insert()
+        (await engine.backend.next_call()).succeed()
+        await settling.wait()
+        if trouble is not None:
+            await engine.backend.next_call()  # the next try
+        await engine.ops.cancel("p", operation.name, ANN)
+        await removed(engine)
+        assert said(await engine.done(operation)) == BY_ANN
+    engine.store.settle = real
 
 
 async def test_cancelling_twice_or_too_late_changes_nothing(engine: Engine) -> None:

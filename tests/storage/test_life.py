@@ -233,22 +233,23 @@ class Life(RuleBasedStateMachine):
         known.checkpoint = data
 
     @precondition(lambda self: self.claims)
-    @rule(pick=st.integers(0, 9), seconds=st.integers(1, 90))
-    def defer(self, pick: int, seconds: int) -> None:
+    @rule(pick=st.integers(0, 9), seconds=st.integers(1, 90), doubtful=st.booleans())
+    def defer(self, pick: int, seconds: int, doubtful: bool) -> None:
         claim, known = self._held(pick)
         until = self.now + timedelta(seconds=seconds)
         changed = apply(known.record, Deferred(claim.attempt, 9, ENTRY, until), self.now)
-        self.run(self.store.defer(claim, changed, until))
-        known.record, known.not_before, known.doubtful = changed, NOW if known.cancelled else until, False
+        self.run(self.store.defer(claim, changed, until, doubtful=doubtful))
+        known.record, known.doubtful = changed, doubtful
+        known.not_before = NOW if known.cancelled and not known.doubtful else until
         self._let_go(claim)
 
     @precondition(lambda self: self.claims)
-    @rule(pick=st.integers(0, 9))
-    def interrupt(self, pick: int) -> None:
+    @rule(pick=st.integers(0, 9), doubtful=st.booleans())
+    def interrupt(self, pick: int, doubtful: bool) -> None:
         claim, known = self._held(pick)
         changed = apply(known.record, Interrupted("a test"), self.now)
-        self.run(self.store.release(claim, changed))
-        known.record, known.not_before = changed, NOW
+        self.run(self.store.release(claim, changed, doubtful=doubtful))
+        known.record, known.not_before, known.doubtful = changed, NOW, doubtful
         known.attempts -= 1
         self._let_go(claim)
 

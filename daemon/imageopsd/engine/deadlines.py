@@ -7,9 +7,10 @@ import anyio
 
 from imageopsd.engine.bus import EventBus
 from imageopsd.engine.gate import Gate
-from imageopsd.engine.imageops import Clock, ImageOps
+from imageopsd.engine.imageops import ImageOps
 from imageopsd.model.errors import NotFound, StoreUnavailable
 from imageopsd.model.events import Accepted, Cancelled, Change, Happening, Reason, StoreTroubled
+from imageopsd.model.time import Clock
 from imageopsd.ports import Store
 
 BATCH = 100

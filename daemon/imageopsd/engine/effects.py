@@ -1,11 +1,12 @@
 """What each verb asks of the backend, and how the catalogue looks afterwards."""
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from msgspec.structs import replace
 
 from imageopsd.engine.asking import Asking
+from imageopsd.engine.run import Run
 from imageopsd.engine.source_keys import image_keys, machine_image_keys
 from imageopsd.model.errors import (
     ConditionNotMet,
@@ -70,45 +71,46 @@ class Effects:
         self._clock = clock
         self._open_keys = open_keys
 
-    async def carry_out(self, claim: Claim, report: Reporter) -> CatalogueChange:
+    async def carry_out(self, claim: Claim, run: Run) -> CatalogueChange:
         """Has the claimed operation's effect made. Nobody else works on its target meanwhile: that is its lane."""
         request, target = claim.request, claim.target
         match request, target:
             case InsertImage(), Image() as image:
-                return await self._insert(claim, image, report)
+                return await self._insert(claim, image, run)
             case ((PatchImage() | DeprecateImage() as wanted), Image() as image):
-                return await self._change(claim, image, _changed(image, wanted, self._clock()), report)
+                return await self._change(claim, image, _changed(image, wanted, self._clock()), run)
             case LabelImage(labels=labels, label_fingerprint=seen), Image() as image:
                 _check_seen(seen, image)
-                return await self._change(claim, image, labelled(image, labels), report)
+                return await self._change(claim, image, labelled(image, labels), run)
             case DeleteImage(), Image() as image:
                 await self._store.show(claim, replace(image, status=ImageStatus.DELETING))
                 task = _removal(claim, image)
-                await self._delete_image(task, report)
+                await self._delete_image(task, run)
                 return Forget(task.id)
             case InsertMachineImage(machine_image=wanted), MachineImage() as machine_image:
-                return await self._insert_machine_image(claim, asked(machine_image, wanted), machine_image, report)
+                return await self._insert_machine_image(claim, asked(machine_image, wanted), machine_image, run)
             case LabelMachineImage(labels=labels, label_fingerprint=seen), MachineImage() as machine_image:
                 _check_seen(seen, machine_image)
-                return await self._change_machine_image(claim, machine_image, labelled(machine_image, labels), report)
+                return await self._change_machine_image(claim, machine_image, labelled(machine_image, labels), run)
             case DeleteMachineImage(), MachineImage() as machine_image:
                 await self._store.show(claim, replace(machine_image, status=MachineImageStatus.DELETING))
                 task = _removal(claim, machine_image)
-                await self._delete_machine_image(task, report)
+                await self._delete_machine_image(task, run)
                 return Forget(task.id)
         # an operation before this one in the lane has removed it
         raise _refused(NotFound(resource_path(request.collection, claim.project, request.target)))
 
-    async def remove(self, claim: Claim, report: Reporter) -> None:
-        """Has the backend remove what an earlier holder of the claim may have made, if it has."""
+    async def remove(self, claim: Claim, run: Run) -> None:
+        """Has the backend remove what this or an earlier holder of the claim may have made, if it has."""
         match claim.target:
             case Image() as image:
-                await self._delete_image(_removal(claim, image), report)
+                await self._delete_image(_removal(claim, image), run)
             case MachineImage() as machine_image:
-                await self._delete_machine_image(_removal(claim, machine_image), report)
+                await self._delete_machine_image(_removal(claim, machine_image), run)
+        run.doubtful = False
 
     async def _insert_machine_image(
-        self, claim: Claim, wanted: MachineImage, reserved: MachineImage, report: Reporter
+        self, claim: Claim, wanted: MachineImage, reserved: MachineImage, run: Run
     ) -> CatalogueChange:
         await self._store.show(claim, replace(reserved, status=MachineImageStatus.UPLOADING))
         keys = machine_image_keys(self._opened(claim), claim.project, wanted)
@@ -116,13 +118,13 @@ class Effects:
         task = MachineImageTask(claim.operation.id, claim.project, wanted, keys, _amount(left, Metric.STORED_BYTES))
         with _refusing(left):
             facts = await self._ask(
-                Verb.INSERT_MACHINE_IMAGE, self._backend.insert_machine_image(task, report), task.operation_id
+                Verb.INSERT_MACHINE_IMAGE, self._backend.insert_machine_image(task, run), task.operation_id
             )
         stored_bytes = facts.stored_bytes or 0
-        await self._settle(claim, reserved, 0, stored_bytes, lambda made: self._delete_machine_image(made, report))
+        await self._settle(claim, 0, stored_bytes, run)
         return Publish(machine_image_published(reserved, facts), stored_bytes)
 
-    async def _insert(self, claim: Claim, image: Image, report: Reporter) -> CatalogueChange:
+    async def _insert(self, claim: Claim, image: Image, run: Run) -> CatalogueChange:
         source = await self._source(image)
         keys = image_keys(self._opened(claim), source)
         left = await self._left(claim)
@@ -138,32 +140,26 @@ class Effects:
             keys=keys,
         )
         with _refusing(left):
-            facts = await self._ask(Verb.INSERT_IMAGE, self._backend.insert_image(task, report), task.operation_id)
+            facts = await self._ask(Verb.INSERT_IMAGE, self._backend.insert_image(task, run), task.operation_id)
         stored_bytes = facts.stored_bytes or 0
         size_gb = facts.disk_size_gb
-        await self._settle(claim, image, size_gb, stored_bytes, lambda made: self._delete_image(made, report))
+        await self._settle(claim, size_gb, stored_bytes, run)
         return Publish(published(image, facts), stored_bytes)
 
     async def _left(self, claim: Claim) -> Mapping[Metric, Remainder]:
         """What the quotas leave for what is made; nothing is asked where there are none."""
         return await self._store.left(claim) if self._store.quotas.of(claim.project) else {}
 
-    async def _settle(
-        self,
-        claim: Claim,
-        reserved: Resource,
-        size_gb: int,
-        stored_bytes: int,
-        remove: Callable[[DeleteTask], Awaitable[None]],
-    ) -> None:
+    async def _settle(self, claim: Claim, size_gb: int, stored_bytes: int, run: Run) -> None:
         """Has the real size fit into the project's quotas before anybody can see the result. Raises QuotaExceeded after
         what does not fit is removed again; if that fails, the next try finds it made and comes here once more."""
         if not self._store.quotas.of(claim.project):
             return
+        run.doubtful = True
         try:
             await self._store.settle(claim, size_gb, stored_bytes)
         except QuotaExceeded:
-            await remove(_removal(claim, reserved))
+            await self.remove(claim, run)
             raise
 
     async def _change(self, claim: Claim, before: Image, after: Image, report: Reporter) -> CatalogueChange:

@@ -10,10 +10,10 @@ from datetime import datetime, timedelta
 import anyio
 
 from imageopsd.engine.bus import EventBus
-from imageopsd.engine.imageops import Clock
 from imageopsd.model.breaker import Breaker, BreakerPolicy
 from imageopsd.model.errors import BackendFailure, StoreUnavailable, TemporaryFailure
 from imageopsd.model.events import Happening, Obstacle, ObstacleTurned, StoreTroubled
+from imageopsd.model.time import Clock
 from imageopsd.ports import Claim, Pause, Store
 
 LOOK_AGAIN = 5.0

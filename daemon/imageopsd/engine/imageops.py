@@ -47,10 +47,9 @@ from imageopsd.model.requests import (
 )
 from imageopsd.model.resource import IMAGES, Resource, resource_link, resource_path
 from imageopsd.model.rules import check
-from imageopsd.model.time import Time
+from imageopsd.model.time import Clock, Time
 from imageopsd.ports import Page, Store
 
-Clock = Callable[[], Time]
 Seal = Callable[[AnyRequest], AnyRequest]
 Room = Callable[[], AbstractContextManager[None]]
 

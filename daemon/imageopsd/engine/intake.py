@@ -7,7 +7,7 @@ import anyio
 from imageopsd.engine.backlog import Backlog
 from imageopsd.engine.bus import EventBus
 from imageopsd.engine.gate import Gate
-from imageopsd.engine.imageops import Clock, ImageOps
+from imageopsd.engine.imageops import ImageOps
 from imageopsd.engine.pulse import Pulse
 from imageopsd.model.access import QUEUE
 from imageopsd.model.errors import (
@@ -21,6 +21,7 @@ from imageopsd.model.errors import (
 from imageopsd.model.events import JobBuried, JobCrashed, StoreTroubled
 from imageopsd.model.redaction import without_keys
 from imageopsd.model.requests import AnyRequest, InsertImage
+from imageopsd.model.time import Clock
 from imageopsd.ports import Job, JobQueue
 from imageopsd.wire.jobs import read_job
 

@@ -12,7 +12,7 @@ from imageopsd.engine.bus import EventBus
 from imageopsd.engine.deadlines import Deadlines
 from imageopsd.engine.gate import Gate
 from imageopsd.engine.housekeeping import Housekeeping
-from imageopsd.engine.imageops import Clock, ImageOps
+from imageopsd.engine.imageops import ImageOps
 from imageopsd.engine.intake import Intake
 from imageopsd.engine.retention import Retention
 from imageopsd.engine.upkeep import Upkeep
@@ -21,6 +21,7 @@ from imageopsd.keys import Keyring
 from imageopsd.model.breaker import BreakerPolicy
 from imageopsd.model.names import IdSource
 from imageopsd.model.retry import RetryPolicy
+from imageopsd.model.time import Clock
 from imageopsd.ports import Backend, Inventory, JobQueue, Keeper, Store, Totals
 
 SideTask = Callable[[], Coroutine[Any, Any, None]]

@@ -12,9 +12,9 @@ from functools import partial
 import anyio
 
 from imageopsd.engine.bus import EventBus
-from imageopsd.engine.imageops import Clock
 from imageopsd.model.errors import StoreUnavailable
 from imageopsd.model.events import StoreTroubled
+from imageopsd.model.time import Clock
 from imageopsd.ports import JobQueue, Store
 
 INTERVAL = 3600.0

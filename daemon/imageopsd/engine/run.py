@@ -5,11 +5,11 @@ from collections.abc import Callable
 import anyio
 
 from imageopsd.engine.bus import EventBus
-from imageopsd.engine.imageops import Clock
 from imageopsd.model.errors import LeaseLost, StoreUnavailable
 from imageopsd.model.events import BytesReceived, Cancelled, Change, Progressed, Reason, StoreTroubled, Warned
 from imageopsd.model.lifecycle import apply
 from imageopsd.model.operation import OperationWarning
+from imageopsd.model.time import Clock
 from imageopsd.ports import Claim, Store
 
 
@@ -25,6 +25,9 @@ class Run:
         self.stopped: Reason | None = None
         self.cancelled: Cancelled | None = None
         self.withdrawn = False
+        self.doubtful = claim.doubtful
+        """Whether there may be something that no record knows: for an insert, what has to be removed before the
+        operation may end without it."""
         self._closed = False
         self._store = store
         self._bus = bus

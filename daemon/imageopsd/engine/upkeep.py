@@ -7,10 +7,10 @@ from datetime import timedelta
 import anyio
 
 from imageopsd.engine.bus import EventBus
-from imageopsd.engine.imageops import Clock
 from imageopsd.engine.pulse import Pulse
 from imageopsd.model.errors import StoreUnavailable
 from imageopsd.model.events import StoreTroubled
+from imageopsd.model.time import Clock
 from imageopsd.ports import Store
 
 

@@ -8,7 +8,9 @@ import random
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import datetime, timedelta
+from functools import partial
 from http import HTTPStatus
 
 import anyio
@@ -19,7 +21,6 @@ from imageopsd.engine.asking import Asking
 from imageopsd.engine.bus import EventBus
 from imageopsd.engine.effects import Effects, OpenKeys, undone
 from imageopsd.engine.gate import Gate
-from imageopsd.engine.imageops import Clock
 from imageopsd.engine.pulse import Pulse
 from imageopsd.engine.run import Run
 from imageopsd.model.errors import (
@@ -54,7 +55,7 @@ from imageopsd.model.keys import no_keys
 from imageopsd.model.lifecycle import apply
 from imageopsd.model.phases import Phase
 from imageopsd.model.retry import RetryPolicy
-from imageopsd.model.time import Time
+from imageopsd.model.time import Clock, Time
 from imageopsd.ports import Backend, CatalogueChange, Claim, Store
 
 FLUSH_INTERVAL = 1.0
@@ -66,8 +67,10 @@ LOOK_AGAIN = 1.0
 STOPPED = {
     Reason.SHUTDOWN: "the daemon is shutting down",
     Reason.SUPERSEDED: "its claim ran out",
+    Reason.USER: "somebody cancelled it, and what was made must be removed",
+    Reason.DEADLINE: "its deadline passed, and what was made must be removed",
 }
-"""What the record says of a try that was stopped and is made again."""
+"""What the record says of a try that was stopped and does not end the operation."""
 
 INTERNAL = PermanentFailure(
     "INTERNAL_ERROR",
@@ -290,7 +293,7 @@ class Worker:
             raise  # nothing can be recorded any more
         except Exception as error:  # a bug of ours must not take every other operation with it
             self._bus.publish(BackendCrashed(run.operation.name, error))
-            with anyio.CancelScope(shield=True):
+            with anyio.CancelScope(shield=True), suppress(LeaseLost):
                 await self._write(
                     run,
                     Failed((INTERNAL.entry,), INTERNAL.http_status),
@@ -336,12 +339,13 @@ class Worker:
             if stopped and run.stopped is Reason.SUPERSEDED:
                 raise LeaseLost(claim.operation.name)
             cut_short = stopped or waiting is not None
-            # what makes something leaves nothing when it is cut short; what was left is gone when a removal is not
-            nothing_left = failure is None and claim.request.undoable and cut_short != run.withdrawn
-            if run.cancelled and (nothing_left or isinstance(failure, TemporaryFailure)):
+            if not claim.request.undoable:  # what makes something leaves nothing when it is cut short; this may
+                run.doubtful = cut_short
+            if run.cancelled and _may_end(run, cut_short, failure):
                 await self._write(run, run.cancelled, self._store.finish, undone(claim.request, claim.target))
             elif stopped:
-                await self._write(run, Interrupted(STOPPED[run.stopped or Reason.SHUTDOWN]), self._store.release)
+                release = partial(self._store.release, doubtful=run.doubtful)
+                await self._write(run, Interrupted(STOPPED[run.stopped or Reason.SHUTDOWN]), release)
             elif failure is not None:
                 await self._fail(run, failure)
             elif waiting is not None:
@@ -359,7 +363,7 @@ class Worker:
             self.renewed(now)
 
     async def _postpone(self, run: Run, reason: str, until: Time) -> None:
-        await self._write(run, Postponed(reason, until), self._store.release, until)
+        await self._write(run, Postponed(reason, until), partial(self._store.release, doubtful=run.doubtful), until)
         self._due_at(until)
         self.look()
 
@@ -374,13 +378,16 @@ class Worker:
             case _:
                 until = None
         if until is None:
+            if run.doubtful and claim.request.undoable and not run.withdrawn:
+                with suppress(BackendFailure, NotYet):  # housekeeping finds what is still there
+                    await self._effects.remove(claim, run)
             change = undone(claim.request, claim.target)
             await self._write(run, Failed((failure.entry,), failure.http_status), self._store.finish, change)
         elif isinstance(failure, NoRoom):
             await self._postpone(run, f"{failure} It is tried again when there is.", until)
         else:
             event = Deferred(claim.attempt, self.retry.attempts, failure.entry, until)
-            await self._write(run, event, self._store.defer, until)
+            await self._write(run, event, partial(self._store.defer, doubtful=run.doubtful), until)
             self._due_at(until)
             self.look()
 
@@ -414,6 +421,15 @@ class Worker:
                     if run.dirty:
                         together.start_soon(run.flush)
             await anyio.sleep(FLUSH_INTERVAL)
+
+
+def _may_end(run: Run, cut_short: bool, failure: BackendFailure | None) -> bool:
+    """Whether an operation whose end was asked for may end now, without its effect."""
+    if run.withdrawn:
+        return failure is None and not cut_short
+    if run.claim.request.undoable and run.doubtful:  # the next claim has to remove something first
+        return False
+    return isinstance(failure, TemporaryFailure) or (cut_short and run.claim.request.undoable)
 
 
 def _about(claim: Claim) -> dict[str, object]:

@@ -1,5 +1,6 @@
 """Times as Compute writes them."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from time import time_ns
 from typing import Self
@@ -15,3 +16,7 @@ class Time(datetime):
 
     def text(self) -> str:
         return self.isoformat(timespec="milliseconds")
+
+
+Clock = Callable[[], Time]
+"""What time it is; the tests have one of their own."""

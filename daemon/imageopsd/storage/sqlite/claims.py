@@ -98,29 +98,28 @@ class Claims(Records):
             )
         )
 
-    async def defer(self, claim: Claim, operation: Operation, until: datetime) -> None:
+    async def defer(self, claim: Claim, operation: Operation, until: datetime, *, doubtful: bool = False) -> None:
+        await self._put_back(claim, operation, until, doubtful, spent=1)
+
+    async def release(
+        self, claim: Claim, operation: Operation, until: datetime | None = None, *, doubtful: bool = False
+    ) -> None:
+        await self._put_back(claim, operation, until, doubtful, spent=0)
+
+    async def _put_back(
+        self, claim: Claim, operation: Operation, until: datetime | None, doubtful: bool, spent: int
+    ) -> None:
+        """`spent` are the attempts that the claim has cost."""
+
         def put_back(tx: Transaction) -> None:
             _hold(
                 tx,
-                # whoever asks for its end from now on ends it; who just did waits for the next claim
-                "UPDATE tasks SET token = NULL, owner = NULL, lease_until = NULL, doubtful = 0,"
-                " not_before = iif(cancel IS NULL, ?, 0) WHERE operation_id = ? AND token = ?",
-                (milliseconds(until),),
-                claim,
-            )
-            write_record(tx, operation)
-
-        await self._writer.run(put_back)
-
-    async def release(self, claim: Claim, operation: Operation, until: datetime | None = None) -> None:
-        def put_back(tx: Transaction) -> None:
-            _hold(
-                tx,
-                # a backend that makes something leaves nothing when it is stopped; a change may be half made
-                "UPDATE tasks SET token = NULL, owner = NULL, lease_until = NULL, attempt = attempt - 1,"
-                " doubtful = max(doubtful, ?), not_before = iif(cancel IS NULL, ?, 0)"
+                # whoever asks for its end from now on ends it; who just did waits for the next claim, which is made at
+                # once unless it has to be made in any case
+                "UPDATE tasks SET token = NULL, owner = NULL, lease_until = NULL, attempt = attempt - 1 + ?,"
+                " doubtful = ?, not_before = iif(cancel IS NULL OR ?, ?, 0)"
                 " WHERE operation_id = ? AND token = ?",
-                (not claim.request.undoable, milliseconds(until) if until else 0),
+                (spent, doubtful, doubtful, milliseconds(until) if until else 0),
                 claim,
             )
             write_record(tx, operation)
