@@ -7,7 +7,7 @@ import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -29,6 +29,7 @@ from imageopsd.engine.bus import EventBus, Observer
 from imageopsd.engine.machine import Machine
 from imageopsd.engine.pulse import Watch
 from imageopsd.keys import Keyring
+from imageopsd.model.errors import StoreUnavailable
 from imageopsd.model.events import Cancelled, Change, Failed, Happening, JobBuried, StuckTurned, Succeeded
 from imageopsd.model.names import IdSource
 from imageopsd.model.quota import Quotas
@@ -216,7 +217,8 @@ class Daemon:
             if self._exit_when_idle is not None:
                 beside.append(lambda: self._stop_when_idle(queue))
             await machine.run(lambda: self._until_stopped(live), *beside)
-            await store.leave(boot, clock())
+            with suppress(StoreUnavailable):  # on a full disk: the next start sees by the lock that we are gone
+                await store.leave(boot, clock())
         log.info("stopped")
 
     async def _until_stopped(self, live: Live) -> None:

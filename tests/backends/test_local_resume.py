@@ -269,14 +269,17 @@ async def test_a_disk_that_fails_in_the_middle_keeps_what_was_fetched(
     assert list(data.glob("staging/*")) == []
 
 
-async def test_a_part_that_was_damaged_on_disk_is_not_used(tmp_path: Path, data: Path, body: bytes) -> None:
+@pytest.mark.parametrize("damaged", [0, 1000, MIB // 2])
+async def test_a_part_that_was_damaged_on_disk_is_not_used(
+    tmp_path: Path, data: Path, body: bytes, damaged: int
+) -> None:
     server = Ranged(body, cut(3 * MIB), saying(503), whole)
     async with serving(server.serve) as url:
         with pytest.raises(TemporaryFailure):
             await take(data, url)
         [part] = data.glob(f"staging/*/{PART}")
         with part.open("r+b") as file:
-            file.seek(MIB // 2)
+            file.seek(damaged)
             file.write(b"\0" * 100)
         notes = Notes()
         await take(data, url, notes)

@@ -6,12 +6,33 @@ import anyio
 import pytest
 from tests.engine.conftest import EXACT, Engine
 
-from imageopsd.model.errors import NoRoom, NotFound, PermanentFailure, QuotaExceeded, StoreFull, TemporaryFailure
-from imageopsd.model.events import BackendCrashed, BytesReceived, Change, Deferred, LeaseWasLost, Postponed, Progressed
+from imageopsd.model.access import LOCAL
+from imageopsd.model.errors import (
+    BackendFailure,
+    NoRoom,
+    NotFound,
+    PermanentFailure,
+    QuotaExceeded,
+    StoreFull,
+    TemporaryFailure,
+)
+from imageopsd.model.events import (
+    BackendCrashed,
+    BytesReceived,
+    Cancelled,
+    Change,
+    Deferred,
+    LeaseWasLost,
+    Postponed,
+    Progressed,
+    Reason,
+)
 from imageopsd.model.image import ImageStatus
 from imageopsd.model.operation import OperationWarning, QuotaInfo, Status
+from imageopsd.model.requests import DeleteImage
 from imageopsd.model.retry import RetryPolicy
 
+BUSY = TemporaryFailure("STORAGE_ERROR", "The disk could not be read.")
 BAD = PermanentFailure("INVALID_IMAGE_TAR", "The tar archive is not a valid image.", HTTPStatus.BAD_REQUEST)
 
 
@@ -229,6 +250,42 @@ async def test_a_copy_of_what_never_came_to_be_fails_at_once(engine: Engine) -> 
         worker.look()
         done = await engine.done(copy)
     assert done.http_error_status_code == 404
+
+
+async def test_a_copy_of_what_was_lost_meanwhile_fails_at_once(engine: Engine) -> None:
+    async with engine.working() as worker:
+        source = await engine.insert("source")
+        source_call = await engine.backend.next_call()
+        copy = await engine.copy("copy", "global/images/source")
+        await engine.until(lambda _: any("which is PENDING" in reason for reason in reasons(engine)))
+        source_call.succeed()
+        await engine.done(source)
+        assert await engine.store.lose(int((await engine.ops.image("p", "source")).id or 0))
+        engine.clock.advance(1)
+        worker.look()
+        done = await engine.done(copy)
+    assert done.error is not None
+    assert (done.error.errors[0].code, done.http_error_status_code) == ("INVALID_FIELD_VALUE", 400)
+
+
+@pytest.mark.parametrize("failure", [BAD, BUSY], ids=["for good", "for now, then cancelled"])
+async def test_a_delete_that_fails_does_not_heal_what_was_lost(engine: Engine, failure: BackendFailure) -> None:
+    async with engine.working() as worker:
+        source = await engine.insert("source")
+        (await engine.backend.next_call()).succeed()
+        await engine.done(source)
+        await engine.store.lose(int((await engine.ops.image("p", "source")).id or 0))
+        removal = await engine.ops.submit(DeleteImage(project="p", image="source"), by=LOCAL)
+        (await engine.backend.next_call()).fail(failure)
+        if failure is BUSY:
+            await engine.until(lambda _: "Deferred" in engine.events_of(removal))
+            engine.clock.advance(1000)
+            worker.look()
+            (await engine.backend.next_call()).fail(failure)
+            await engine.until(lambda _: engine.events_of(removal).count("Deferred") == 2)
+            await engine.ops.cancel("p", removal.name, Cancelled(Reason.USER, by="ann"))
+        await engine.done(removal)
+    assert (await engine.ops.image("p", "source")).status is ImageStatus.FAILED
 
 
 async def test_a_record_that_breaks_our_own_rules_ends_alone(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -468,6 +468,14 @@ def test_a_file_in_the_bells_place_is_refused(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------------- space
 
 
+async def test_a_probe_is_a_write(tmp_path: Path) -> None:
+    async with SqliteStore(SqliteStore.Options(), tmp_path) as store:
+        before, size = await store.totals(), (tmp_path / "state.db-wal").stat().st_size
+        await store.probe()
+        assert (tmp_path / "state.db-wal").stat().st_size > size
+        assert await store.totals() == before
+
+
 async def test_the_write_ahead_log_stays_bounded_while_readers_come_and_go(tmp_path: Path) -> None:
     """A reader that stays pins the log (getsentry/taskbroker#220): ours fetch everything at once."""
     async with SqliteStore(OPTIONS, tmp_path) as store:

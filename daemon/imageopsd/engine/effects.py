@@ -83,7 +83,8 @@ class Effects:
                 _check_seen(seen, image)
                 return await self._change(claim, image, labelled(image, labels), run)
             case DeleteImage(), Image() as image:
-                await self._store.show(claim, replace(image, status=ImageStatus.DELETING))
+                if image.status is ImageStatus.READY:  # one whose bytes are lost stays so, should this fail
+                    await self._store.show(claim, replace(image, status=ImageStatus.DELETING))
                 task = _removal(claim, image)
                 await self._delete_image(task, run)
                 return Forget(task.id)
@@ -93,7 +94,8 @@ class Effects:
                 _check_seen(seen, machine_image)
                 return await self._change_machine_image(claim, machine_image, labelled(machine_image, labels), run)
             case DeleteMachineImage(), MachineImage() as machine_image:
-                await self._store.show(claim, replace(machine_image, status=MachineImageStatus.DELETING))
+                if machine_image.status is MachineImageStatus.READY:
+                    await self._store.show(claim, replace(machine_image, status=MachineImageStatus.DELETING))
                 task = _removal(claim, machine_image)
                 await self._delete_machine_image(task, run)
                 return Forget(task.id)
@@ -206,6 +208,9 @@ class Effects:
             source = await self._store.image(project, image.source_image_id)
         except NotFound as error:
             raise _refused(error) from error
+        if source.status is ImageStatus.FAILED:  # its bytes were lost since the copy was asked for
+            name = str(image.source_image)
+            raise _refused(InvalidRequest.value("resource.sourceImage", name, f"The image is {source.status}"))
         if source.status is not ImageStatus.READY:
             raise NotYet(f"Waiting for '{image_path(project, str(source.name))}', which is {source.status}")
         return source

@@ -91,15 +91,15 @@ class LocalBackend(Keeping):
         )
 
     async def insert_image(self, task: InsertTask, report: Reporter) -> ImageFacts:
-        check_asked_size(task.image.disk_size_gb, self._options.max_disk_gb)
-        check_given(task.image.image_encryption_key, task.keys.image, "resource.imageEncryptionKey")
         place = self._place(task.project, task.image)
         with self._room.failures(task.operation_id):
-            self._room.wait(task.operation_id, self._options.free_space_margin)
             made = await in_thread("find", lambda: self._layout.found(place, task.operation_id, ImageManifest))
             if made is not None:
                 _warn_of_size(made.content_bytes, task.image, report)
                 return made.facts
+            check_asked_size(task.image.disk_size_gb, self._options.max_disk_gb)
+            check_given(task.image.image_encryption_key, task.keys.image, "resource.imageEncryptionKey")
+            self._room.wait(task.operation_id, self._options.free_space_margin)
             return await self._in_time("image", self._make(task, report))
 
     async def patch_image(self, task: PatchTask, report: Reporter) -> None:
@@ -111,7 +111,6 @@ class LocalBackend(Keeping):
 
     async def insert_machine_image(self, task: MachineImageTask, report: Reporter) -> MachineImageFacts:
         with self._room.failures(task.operation_id):
-            self._room.wait(task.operation_id, self._options.free_space_margin)
             return await self._in_time("machine image", self._machine_images.insert(task, report))
 
     async def patch_machine_image(self, task: MachineImagePatchTask, report: Reporter) -> None:

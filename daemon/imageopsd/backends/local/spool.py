@@ -72,7 +72,7 @@ class Spool:
         self._part = self._journal = -1
         self._position = self._noted = self._synced = 0
         self._synced_at = 0.0
-        self._judged = False
+        self._judged = self._right = False
         self._expected = ""
         self._boot = _boot()
         self.head: Head | None = None
@@ -84,9 +84,9 @@ class Spool:
 
     @property
     def doubtful(self) -> bool:
-        """Whether bytes that an earlier try left went by and their digest did not yet: what is wrong with the archive
-        may be wrong with them alone."""
-        return self._position < self.mark
+        """Whether an earlier try left bytes whose digest was not found to be right yet: what is wrong with the archive
+        may be wrong with them alone. Who reads behind the digest may stumble before it is asked."""
+        return bool(self.mark) and not self._right
 
     def open(self) -> None:
         """Finds what an earlier try left."""
@@ -140,8 +140,10 @@ class Spool:
             return
         self._position += len(block)
         if self._position <= self.mark:
-            if self._position == self.mark and digest.hexdigest() != self._expected:
-                raise SourceChanged(DAMAGED)
+            if self._position == self.mark:
+                if digest.hexdigest() != self._expected:
+                    raise SourceChanged(DAMAGED)
+                self._right = True
             return
         try:
             _write(self._part, block)
