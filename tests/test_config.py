@@ -189,6 +189,11 @@ allow_networks = ["everywhere"]
     [
         ("a = x\n", "c.toml:1:5: not TOML: Invalid value"),
         ("[worker]\nattempts = 0", "c.toml:2: worker.attempts: Expected 'int' >= 1"),
+        ("[worker]\nslots = 1000000", "c.toml:2: worker.slots: Expected 'int' <= 1024"),
+        ('data_dir = ""', "c.toml:1: data_dir: Expected a directory"),
+        (r'data_dir = "\u0000x"', "c.toml:1: data_dir: Expected a directory"),
+        ('[backends.local]\ntotal_timeout = "0s"', "c.toml:2: backends.local.total_timeout: Expected more than 0s"),
+        (f'[server]\nunix_socket = "/{"x" * 107}"', "c.toml:2: server.unix_socket: Expected at most 107 bytes"),
         ('backend = "gcloud"', "c.toml:1: backend: 'gcloud' is not installed. Expected one of local, simulated"),
         ('[server]\nlisten = "here"', "c.toml:2: server.listen: Expected HOST:PORT"),
         ('[server]\nlisten = "127.0.0.1:99999"', "c.toml:2: server.listen: Expected a port"),
@@ -297,7 +302,7 @@ def test_a_string_on_the_command_line_may_be_quoted_as_in_a_file(tmp_path: Path,
 
 @pytest.mark.parametrize("text", ['"half', "it's", '"a" b', '""'])
 def test_a_string_that_only_begins_like_a_quoted_one_is_taken_as_it_is(tmp_path: Path, text: str) -> None:
-    taken = loaded(tmp_path, flags=[("data_dir", text, "--data-dir")]).settings.data_dir
+    taken = loaded(tmp_path, flags=[("server.tokens_file", text, "--set")]).settings.server.tokens_file
     assert taken == ("" if text == '""' else text)
 
 

@@ -24,7 +24,7 @@ from imageopsd.api.live import Live
 from imageopsd.api.scrape import Scrape
 from imageopsd.api.status import StatusApi
 from imageopsd.config import Loaded, Settings
-from imageopsd.config.settings import Server
+from imageopsd.config.settings import SOCKET_PATH_LIMIT, Server
 from imageopsd.engine.bus import EventBus, Observer
 from imageopsd.engine.machine import Machine
 from imageopsd.engine.pulse import Watch
@@ -51,9 +51,6 @@ TOKEN_FILE = "token"  # noqa: S105 - its name, not its content
 
 SOCKET_FILE = "socket"
 """In the data directory, where clients must have certificates: the door of those commands, which have none."""
-
-SOCKET_PATH_LIMIT = 107
-"""Bytes of a Unix socket's path (`sun_path` of unix(7))."""
 
 LOOK_INTERVAL = 30.0
 """Seconds between two looks at our own loops where no service manager has a wish of its own; a loop in the same turn

@@ -351,7 +351,8 @@ class Store(Protocol):
         """Frees the claims whose lease has run out, as `release` would. How many."""
 
     async def operation(self, project: str | None, reference: str) -> Operation:
-        """By name, numeric id or request id; in whatever project if that is `None`. Raises NotFound."""
+        """By name, numeric id or request id; in whatever project if that is `None`. Raises NotFound, and InvalidRequest
+        if operations of several projects have that request id."""
 
     async def operations(
         self, project: str | None, limit: int, after: int | None, newest_first: bool

@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 from tests.storage.records import LEASE, NOW, accept, claim, operation, request
 
-from imageopsd.model.errors import AlreadyExists, LeaseLost, NotFinished, NotFound, RequestIdReused
+from imageopsd.model.errors import AlreadyExists, InvalidRequest, LeaseLost, NotFinished, NotFound, RequestIdReused
 from imageopsd.model.events import Deferred, Failed, Interrupted, Progressed, Succeeded
 from imageopsd.model.image import DeprecationStatus, ImageFacts, ImageStatus, published
 from imageopsd.model.lifecycle import apply
@@ -90,6 +90,15 @@ async def test_what_is_not_done_keeps_its_request_id_however_old(store: Store) -
     first = await accept(store, request_id=REQUEST_ID)
     again = await accept(store, request_id=REQUEST_ID, forget_requests_before=NOW + LEASE)
     assert again.operation.id == first.operation.id
+
+
+async def test_a_request_id_of_two_projects_stands_for_neither_without_its_project(store: Store) -> None:
+    mine = (await accept(store, request_id=REQUEST_ID)).operation
+    theirs = (await accept(store, request_id=REQUEST_ID, project="q")).operation
+    for read in (store.operation, store.request_of):
+        with pytest.raises(InvalidRequest, match="name the project"):
+            await read(None, REQUEST_ID)
+    assert [await store.operation(project, REQUEST_ID) for project in ("p", "q")] == [mine, theirs]
 
 
 async def deleted(store: Store) -> Operation:

@@ -3,6 +3,7 @@
 The options of a backend, store or queue live with it (`Options`) and appear here under its name.
 """
 
+import os
 from ipaddress import ip_address
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -28,6 +29,13 @@ def is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+SOCKET_PATH_LIMIT = 107
+"""Bytes of a Unix socket's path (`sun_path` of unix(7))."""
+
+MOST_SLOTS = 1024
+"""An import has five threads: more at once no host carries, and a slip of the hand should not take it down."""
 
 
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -59,6 +67,8 @@ class Server(Section, frozen=True):
             raise ValueError("tls_client_ca: client certificates need TLS, and there is no server.tls_certificate")
         if self.unix_socket and not self.unix_socket.startswith("/"):
             raise ValueError(f"unix_socket: Expected an absolute path, got '{self.unix_socket}'")
+        if len(os.fsencode(self.unix_socket)) > SOCKET_PATH_LIMIT:
+            raise ValueError(f"unix_socket: Expected at most {SOCKET_PATH_LIMIT} bytes, which is all that sockets have")
         if self.unix_socket_users and not self.unix_socket:
             raise ValueError("unix_socket_users: there is no server.unix_socket that they could use")
         if not 0 <= port <= 65535:
@@ -66,7 +76,7 @@ class Server(Section, frozen=True):
 
 
 class Worker(Section, frozen=True):
-    slots: Annotated[int, msgspec.Meta(ge=1)] = 4
+    slots: Annotated[int, msgspec.Meta(ge=1, le=MOST_SLOTS)] = 4
     project_slots: Annotated[int, msgspec.Meta(ge=0)] = 0
     lease: Seconds = Seconds(30)
     drain_timeout: Seconds = Seconds(30)
@@ -140,4 +150,6 @@ class Settings(Section, frozen=True):
     queues: dict[str, msgspec.Struct] = {}
 
     def __post_init__(self) -> None:
+        if not self.data_dir or "\0" in self.data_dir:
+            raise ValueError("data_dir: Expected a directory")
         check_limits(self.quota)

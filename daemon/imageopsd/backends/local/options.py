@@ -113,6 +113,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """How long the making of one image may take."""
 
     def __post_init__(self) -> None:
+        for name in ("connect_timeout", "stall_timeout", "total_timeout"):
+            if not getattr(self, name):
+                raise ValueError(f"{name}: Expected more than 0s, in which nothing can be done")
         for network in self.allow_networks:
             try:
                 ip_network(network)

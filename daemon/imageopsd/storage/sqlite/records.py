@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from imageopsd.model.errors import NotFound
+from imageopsd.model.errors import InvalidRequest, NotFound
 from imageopsd.model.image import decode_hook
 from imageopsd.model.names import ANY_PROJECT, REQUEST_ID, operation_path
 from imageopsd.model.operation import Operation
@@ -37,6 +37,10 @@ class Records:
         rows = await self._readers.fetch(f"SELECT {columns} FROM operations WHERE {column} = ? {where}", value, *scope)
         if not rows:
             raise NotFound(operation_path(project or ANY_PROJECT, reference))
+        if len(rows) > 1:  # each project gives request ids as it likes
+            raise InvalidRequest.value(
+                "operation", reference, "Operations of several projects have it; name the project"
+            )
         return rows[0]
 
     async def operations(
