@@ -6,7 +6,7 @@ Machine images have a module of their own, `machines`.
 import asyncio
 import os
 from collections.abc import Coroutine
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from http import HTTPStatus
 from pathlib import Path
 from threading import Event
@@ -100,7 +100,8 @@ class LocalBackend(Keeping):
             check_asked_size(task.image.disk_size_gb, self._options.max_disk_gb)
             check_given(task.image.image_encryption_key, task.keys.image, "resource.imageEncryptionKey")
             self._room.wait(task.operation_id, self._options.free_space_margin)
-            return await self._in_time("image", self._make(task, report))
+            with self._turn(task):  # before anything is made: it may be asked for every second
+                return await self._in_time("image", self._make(task, report))
 
     async def patch_image(self, task: PatchTask, report: Reporter) -> None:
         with self._room.failures(task.operation_id):
@@ -140,6 +141,13 @@ class LocalBackend(Keeping):
             ) from error
 
     # ------------------------------------------------------------------------------------------- the insert
+
+    def _turn(self, task: InsertTask) -> AbstractContextManager[None]:
+        """Raises NotYet if too many import at this moment; a copy needs no turn."""
+        raw = task.image.raw_disk
+        if raw is None or not raw.source:
+            return nullcontext()
+        return self._turns.take(task.project, server_of(raw.source))
 
     async def _make(self, task: InsertTask, report: Reporter) -> ImageFacts:
         place = self._place(task.project, task.image)
@@ -187,10 +195,9 @@ class LocalBackend(Keeping):
 
         raw = task.image.raw_disk
         if raw is not None and raw.source:
-            with self._turns.take(task.project, server_of(raw.source)):
-                options = self._options if task.keys.image is None else replace(self._options, resume_rate=0)
-                root = self._layout.root
-                return await take_in(raw, task.project, disk, table, staged.parent, options, root, check, report)
+            options = self._options if task.keys.image is None else replace(self._options, resume_rate=0)
+            root = self._layout.root
+            return await take_in(raw, task.project, disk, table, staged.parent, options, root, check, report)
         if task.source is not None:
             return await self._copy_image(task.source, disk, table, task.keys, check, report)
         if self._resources.configured:
