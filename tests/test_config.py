@@ -184,6 +184,15 @@ allow_networks = ["everywhere"]
         assert any(problem.startswith(sentence) for problem in told), sentence
 
 
+def test_a_section_tells_all_of_its_rules_that_are_broken(tmp_path: Path) -> None:
+    told = problems(
+        tmp_path, '[server]\nlisten = "0.0.0.0:99999"\ntls_certificate = "/c"\nunix_socket_users = ["root"]'
+    )
+    named = [problem.split(": ")[1] for problem in told]
+    keys = ["listen", "listen", "tls_private_key", "unix_socket_users"]
+    assert named == [f"server.{key}" for key in keys]
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [

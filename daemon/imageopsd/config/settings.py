@@ -53,26 +53,29 @@ class Server(Section, frozen=True):
 
     def __post_init__(self) -> None:
         host, port = split_address(self.listen)
+        broken = []
         if not is_loopback(host) and not self.tokens_file and not self.tls_client_ca:
-            raise ValueError(
+            broken.append(
                 f"listen: '{host}' can be reached from other machines and there is no server.tokens_file to tell whom "
                 "to let in, nor a server.tls_client_ca. Expected one of them, or a loopback address such as "
                 "127.0.0.1:8640"
             )
-        if self.tls_certificate and not self.tls_private_key:
-            raise ValueError("tls_private_key: missing; server.tls_certificate needs its private key")
-        if self.tls_private_key and not self.tls_certificate:
-            raise ValueError("tls_certificate: missing; server.tls_private_key needs its certificate")
-        if self.tls_client_ca and not self.tls_certificate:
-            raise ValueError("tls_client_ca: client certificates need TLS, and there is no server.tls_certificate")
-        if self.unix_socket and not self.unix_socket.startswith("/"):
-            raise ValueError(f"unix_socket: Expected an absolute path, got '{self.unix_socket}'")
-        if len(os.fsencode(self.unix_socket)) > SOCKET_PATH_LIMIT:
-            raise ValueError(f"unix_socket: Expected at most {SOCKET_PATH_LIMIT} bytes, which is all that sockets have")
-        if self.unix_socket_users and not self.unix_socket:
-            raise ValueError("unix_socket_users: there is no server.unix_socket that they could use")
         if not 0 <= port <= 65535:
-            raise ValueError(f"listen: Expected a port from 0 to 65535, got {port}")
+            broken.append(f"listen: Expected a port from 0 to 65535, got {port}")
+        if self.tls_certificate and not self.tls_private_key:
+            broken.append("tls_private_key: missing; server.tls_certificate needs its private key")
+        if self.tls_private_key and not self.tls_certificate:
+            broken.append("tls_certificate: missing; server.tls_private_key needs its certificate")
+        if self.tls_client_ca and not self.tls_certificate:
+            broken.append("tls_client_ca: client certificates need TLS, and there is no server.tls_certificate")
+        if self.unix_socket and not self.unix_socket.startswith("/"):
+            broken.append(f"unix_socket: Expected an absolute path, got '{self.unix_socket}'")
+        if len(os.fsencode(self.unix_socket)) > SOCKET_PATH_LIMIT:
+            broken.append(f"unix_socket: Expected at most {SOCKET_PATH_LIMIT} bytes, which is all that sockets have")
+        if self.unix_socket_users and not self.unix_socket:
+            broken.append("unix_socket_users: there is no server.unix_socket that they could use")
+        if broken:
+            raise ValueError("\n".join(broken))
 
 
 class Worker(Section, frozen=True):
