@@ -26,7 +26,9 @@ class Duration(click.ParamType[Seconds]):
 @click.command()
 @partial(configured, again=True)
 @click.option("--listen", metavar="HOST:PORT", help="Override server.listen.")
-@click.option("--exit-when-idle", type=Duration(), metavar="30s", help="Stop after so long without work, also held back.")
+@click.option(
+    "--exit-when-idle", type=Duration(), metavar="30s", help="Stop after so long without work, also held back."
+)
 @click.option("--max-operations", type=click.IntRange(min=1), help="Stop after so many operations have ended.")
 def serve(
     loaded: Loaded,
