@@ -539,6 +539,10 @@ class Inventory(Protocol):
     async def resources(self, after: int, limit: int) -> list[tuple[str, Resource]]:
         """All resources with their projects in the order of their ids, from behind id `after`."""
 
+    def recorded(self) -> list[tuple[str, Resource]] | None:
+        """All resources with their projects; `None` if nothing was ever recorded. Blocks, writes nothing and needs no
+        entered store: commands call it beside a running daemon. Raises StoreError."""
+
     async def lose(self, resource_id: int) -> bool:
         """The bytes of this resource are gone: if it is READY it is shown as FAILED, or INVALID, from now on. Whether
         it was."""

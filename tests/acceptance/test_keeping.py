@@ -1,11 +1,14 @@
 """Images that lie here and records that know of them, held to each other by the daemon and by hand."""
 
+import asyncio
 import gzip
 import json
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -18,7 +21,10 @@ from tests.daemon_process import LOOPBACK_SOURCES, PROJECT, DaemonProcess, Json,
 from imageopsd.backends.local import LocalBackend
 from imageopsd.cli.main import cli
 from imageopsd.cli.show import Rows
+from imageopsd.model.image import Int64
+from imageopsd.model.machine_image import MachineImage, MachineImageStatus
 from imageopsd.ports import Kept
+from imageopsd.storage.sqlite.store import SqliteStore
 
 
 def made(daemon: DaemonProcess, source: SourceServer, archive: Archive, name: str = "disk", **fields: object) -> Json:
@@ -52,6 +58,44 @@ def test_a_flipped_bit_is_found_and_named_by_its_block(tmp_path: Path, source: S
     assert f"{PROJECT}/bad: block 0 (bytes 0 to 4194303) differs" in found.stderr
     assert (only_good.returncode, missing.returncode) == (0, 3)
     assert "nobody" in missing.stderr
+
+
+def test_what_is_ready_in_the_records_and_not_here_is_named(
+    tmp_path: Path, source: SourceServer, archive: Archive
+) -> None:
+    async def record(machine_image: MachineImage) -> None:
+        async with SqliteStore(SqliteStore.Options(), tmp_path / "data") as store:
+            await store.restore(PROJECT, machine_image)
+
+    def verify(*names: str) -> tuple[int, list[list[str]], str]:
+        ended = run_cli("images", "verify", "--data-dir", tmp_path / "data", *names)
+        return ended.returncode, [line.split()[1:] for line in ended.stdout.splitlines()[1:]], ended.stderr
+
+    with DaemonProcess(tmp_path / "data", LOOPBACK_SOURCES) as daemon:
+        here, gone = made(daemon, source, archive, "here"), made(daemon, source, archive, "gone")
+        shutil.rmtree(daemon.stored(gone).parent)
+        while_up = verify()
+        daemon.terminate()
+
+    there, missing = ["here", here["id"], "OK"], ["gone", gone["id"], "MISSING"]
+    told = f"{PROJECT}/gone: its directory is gone\nimageopsd: 1 of {{}} are damaged or missing\n"
+    assert while_up == verify() == (1, [missing, there], told.format(2))
+    assert verify("gone") == (1, [missing], told.format(1))
+    assert verify("here") == (0, [there], "")
+    assert verify("--project", "other", "gone")[0] == 3
+
+    asyncio.run(record(MachineImage(id=Int64(77), name="bundle", status=MachineImageStatus.READY)))
+    asyncio.run(record(MachineImage(id=Int64(78), name="coming", status=MachineImageStatus.CREATING)))
+    assert verify("bundle")[:2] == (1, [["bundle", "77", "MISSING"]])
+    assert verify("coming")[0] == 3
+
+    (tmp_path / "data" / "state.db").write_bytes(b"no database at all" * 100)
+    code, rows, text = verify()
+    assert (code, rows, "what should be here is not known" in text) == (1, [there], True)
+    for file in (tmp_path / "data").glob("state.db*"):
+        file.unlink()
+    assert verify() == (0, [there], "")
+    assert not (tmp_path / "data" / "state.db").exists()
 
 
 def test_an_image_comes_out_as_it_went_in(tmp_path: Path, source: SourceServer, archive: Archive) -> None:
@@ -103,6 +147,8 @@ def test_what_is_deleted_while_all_is_verified_is_left_out(
 
     def kept(self: LocalBackend) -> Iterator[Kept]:
         found = sorted(listed(self), key=lambda one: str(one.resource and one.resource.name))
+        with closing(sqlite3.connect(tmp_path / "data" / "state.db")) as records, records:
+            records.execute("DELETE FROM resources WHERE id = ?", (found[0].id,))
         shutil.rmtree(tmp_path / "data" / found[0].place)
         return iter(found)
 
