@@ -598,7 +598,8 @@ class Keeper(Protocol):
         """Writes an image's disk, raw or `packed` as images are imported; holes stay holes where `target` can have
         them. `disk` is which of a machine image, by its number in the instance or its device name. `key` is the
         customer's. Raises InvalidRequest if that names no disk, or none is named and there are several, and
-        PermanentFailure if it is not the key, or what lies there is not what was encrypted with it."""
+        PermanentFailure if it is not the key, or what lies there is not what was made: of that it may have
+        written all by then."""
 
     def discard(self, kept: Kept) -> None:
         """Its operation has ended without it: it goes."""

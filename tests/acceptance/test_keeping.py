@@ -47,6 +47,7 @@ def test_a_flipped_bit_is_found_and_named_by_its_block(tmp_path: Path, source: S
         found = run_cli("images", "verify", *at, "--format", "json")
         only_good = run_cli("images", "verify", *at, "good")
         missing = run_cli("images", "verify", *at, "good", "nobody")
+        exported = run_cli("images", "export", *at, "bad", tmp_path / "out.raw")
 
     assert (fine.returncode, fine.stderr, fine.stdout.count("OK")) == (0, "", 2)
     damage = ["block 0 (bytes 0 to 4194303) differs"]
@@ -58,6 +59,8 @@ def test_a_flipped_bit_is_found_and_named_by_its_block(tmp_path: Path, source: S
     assert f"{PROJECT}/bad: block 0 (bytes 0 to 4194303) differs" in found.stderr
     assert (only_good.returncode, missing.returncode) == (0, 3)
     assert "nobody" in missing.stderr
+    assert (exported.returncode, damage[0] in exported.stderr) == (1, True)
+    assert not (tmp_path / "out.raw").exists()
 
 
 def test_what_is_ready_in_the_records_and_not_here_is_named(

@@ -815,6 +815,22 @@ async def test_each_disk_of_a_bundle_comes_out_as_it_went_in(
     assert same_bytes(resources / ZONE / f"disks/{file}.raw", out)
 
 
+async def test_damage_of_one_disk_keeps_only_that_one_inside(
+    backend: LocalBackend, data: Path, resources: Path, tmp_path: Path
+) -> None:
+    await backend.insert_machine_image(machine_image_task(), Notes())
+    [kept] = backend.kept()
+    with (data / kept.place / "disk-1.raw").open("r+b") as file:
+        file.seek(5 * MIB)
+        file.write(b"!!")
+    with (tmp_path / "out").open("xb") as target:
+        backend.export(kept, target, packed=False, disk="boot")
+    assert same_bytes(resources / ZONE / "disks/boot.raw", tmp_path / "out")
+    with (tmp_path / "out").open("wb") as target, pytest.raises(PermanentFailure) as failure:
+        backend.export(kept, target, packed=False, disk="data")
+    assert "is not as it was made: block 1 (bytes 4194304 to 8388607)" in failed(failure)[2]
+
+
 @pytest.mark.parametrize("disk", [None, "2", "nobody", ""])
 async def test_which_disk_must_be_clear(backend: LocalBackend, tmp_path: Path, disk: str | None) -> None:
     await backend.insert_machine_image(machine_image_task(), Notes())
