@@ -123,6 +123,42 @@ def test_an_image_comes_out_as_it_went_in(tmp_path: Path, source: SourceServer, 
         assert not (tmp_path / "other").exists()
 
 
+def test_of_several_of_one_name_the_one_in_the_records_is_exported_and_any_by_its_id(
+    tmp_path: Path, source: SourceServer, archive: Archive
+) -> None:
+    def export(*arguments: object) -> tuple[int, str]:
+        (tmp_path / "out").unlink(missing_ok=True)
+        ended = run_cli("images", "export", "--data-dir", daemon.data_dir, *arguments, tmp_path / "out")
+        return ended.returncode, ended.stderr
+
+    def lose_records() -> None:
+        daemon.terminate()
+        for file in daemon.data_dir.glob("state.db*"):
+            file.unlink()
+
+    with DaemonProcess(tmp_path / "data", LOOPBACK_SOURCES) as daemon:
+        orphan = made(daemon, source, archive)
+        lose_records()
+        daemon.start()
+        known = made(daemon, source, archive)
+        manifest = daemon.stored(orphan).parent / "manifest.json"
+
+        assert [export(image["id"]) for image in (orphan, known)] == [(0, ""), (0, "")]
+        assert same_bytes(archive.disk, tmp_path / "out")
+        daemon.stored(orphan).unlink()  # were it chosen, that could not succeed
+        assert [export("disk"), export("--project", PROJECT, "disk")] == [(0, ""), (0, "")]
+        assert export("--project", "other", known["id"])[0] == 3
+
+        lose_records()
+        code, text = export("--project", PROJECT, "disk")
+        assert (code, all(f"{image['id']} in {PROJECT}" in text for image in (orphan, known))) == (2, True)
+        manifest.write_text("{")
+        assert export(orphan["id"]) == (
+            1,
+            f"imageopsd: images/{PROJECT}/{orphan['id']}: its manifest is gone or damaged\n",
+        )
+
+
 def test_an_export_that_cannot_be_written_says_so(tmp_path: Path, source: SourceServer, archive: Archive) -> None:
     with DaemonProcess(tmp_path / "data", LOOPBACK_SOURCES) as daemon:
         made(daemon, source, archive)

@@ -133,9 +133,9 @@ def export(
     file: str,
 ) -> None:
     """Write an image's disk, or one of a machine image's, to FILE, which must not exist, or to standard output (-).
-    Holes stay holes."""
+    NAME may be its numeric id. Holes stay holes."""
     keeper = _keeper(loaded)
-    kept = _named(keeper, project, name, disk)
+    kept = _named(loaded, keeper, project, name, disk)
     key = None if key_file is None else _key(key_file)
     with _export_failures(file):
         if file == "-":
@@ -151,18 +151,35 @@ def export(
         _sync_directory(Path(file).parent)
 
 
-def _named(keeper: Keeper, project: str | None, name: str, disk: str | None) -> Kept:
-    """An image goes before a machine image of the same name, unless a `disk` is named. Raises Failure 3, UsageError."""
-    matching = [kept for kept in keeper.kept() if name == _name(kept) and project in (None, kept.project)]
+def _named(loaded: Loaded, keeper: Keeper, project: str | None, name: str, disk: str | None) -> Kept:
+    """By its name or its numeric id, which no name looks like. An image goes before a machine image of the same name,
+    unless a `disk` is named, and what the records know before what they do not. Raises Failure 3, UsageError."""
+    matching = [
+        kept for kept in keeper.kept() if name in (_name(kept), str(kept.id)) and project in (None, kept.project)
+    ]
     images = [kept for kept in matching if isinstance(kept.resource, Image)] if disk is None else []
     found = images or [kept for kept in matching if isinstance(kept.resource, MachineImage)]
     kind = "image" if images or disk is None else "machine image"
     if not found:
+        for kept in matching:
+            if kept.resource is None:
+                raise Failure(Exit.FAILED, f"{kept.place}: its manifest is gone or damaged")
         raise Failure(Exit.NOT_FOUND, f"no {kind} '{name}' on this host")
     if len(found) > 1:
-        projects = ", ".join(kept.project for kept in found)
-        raise click.UsageError(f"Missing option '--project': there is an image '{name}' in each of {projects}.")
+        found = _known(loaded, found) or found
+    if len(found) > 1:
+        ids = ", ".join(f"{kept.id} in {kept.project}" for kept in found)
+        raise click.UsageError(f"There are several of the name '{name}': {ids}. Say --project, or the id.")
     return found[0]
+
+
+def _known(loaded: Loaded, found: Sequence[Kept]) -> list[Kept]:
+    """Those that the records know; none if they cannot be read."""
+    try:
+        ids = {resource.id for _, resource in _recorded(loaded)}
+    except StoreError:
+        return []
+    return [kept for kept in found if kept.id in ids]
 
 
 @contextmanager
