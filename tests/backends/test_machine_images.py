@@ -626,6 +626,19 @@ async def test_new_labels_are_found_again_where_its_disks_lie(backend: LocalBack
     assert (kept.operation, kept.resource, list(backend.damage(kept))) == (task.operation_id, after, [])
 
 
+async def test_a_machine_image_with_a_damaged_manifest_cannot_be_patched(backend: LocalBackend, data: Path) -> None:
+    task = machine_image_task()
+    await backend.insert_machine_image(task, Notes())
+    [kept] = backend.kept()
+    (data / kept.place / "manifest.json").write_text("{")
+    with pytest.raises(PermanentFailure) as failure:
+        await backend.patch_machine_image(
+            MachineImagePatchTask("8", PROJECT, task.machine_image, task.machine_image), Notes()
+        )
+    code, status, message = failed(failure)
+    assert (code, status, f"The manifest of '{kept.place}' is damaged" in message) == ("STORAGE_UNAVAILABLE", 503, True)
+
+
 async def test_a_machine_image_that_is_gone_cannot_be_patched(backend: LocalBackend, data: Path) -> None:
     wanted = machine_image_task().machine_image
     with pytest.raises(PermanentFailure) as failure:

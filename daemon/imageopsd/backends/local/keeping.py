@@ -18,7 +18,7 @@ from imageopsd.backends.local.manifest import ImageManifest, MachineImageManifes
 from imageopsd.backends.local.pipe import in_thread
 from imageopsd.backends.local.room import Room
 from imageopsd.backends.local.verify import CheckedDisk, damage
-from imageopsd.model.errors import InvalidRequest
+from imageopsd.model.errors import InvalidRequest, PermanentFailure
 from imageopsd.model.image import GIB, Image
 from imageopsd.model.resource import IMAGES, MACHINE_IMAGES, Resource, resource_path
 from imageopsd.ports import Kept
@@ -35,7 +35,7 @@ class Keeping:
             found = Kept(str(place.relative_to(self._layout.root)), project, int(place.name))
             try:
                 manifest = self._manifest(found)
-            except (OSError, msgspec.MsgspecError):
+            except (OSError, PermanentFailure):
                 if os.path.lexists(place):  # else it was deleted in this moment
                     yield found
             else:
@@ -62,7 +62,7 @@ class Keeping:
     def _damage(self, kept: Kept, place: Path) -> Iterator[str]:
         try:
             manifest = self._manifest(kept)
-        except (OSError, msgspec.MsgspecError):
+        except (OSError, PermanentFailure):
             yield "its manifest is gone or damaged"
             return
         for disk in _disks(manifest):
@@ -106,7 +106,7 @@ class Keeping:
         await in_thread("forget", lambda: self._layout.clear(operation_id))
 
     def _manifest(self, kept: Kept) -> ImageManifest | MachineImageManifest:
-        """Raises OSError, msgspec.MsgspecError."""
+        """Raises OSError, PermanentFailure."""
         kind = ImageManifest if kept.place.startswith(f"{IMAGES}/") else MachineImageManifest
         return kind.read(self._layout.root / kept.place)
 
