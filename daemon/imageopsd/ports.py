@@ -540,6 +540,10 @@ class Inventory(Protocol):
     async def resources(self, after: int, limit: int) -> list[tuple[str, Resource]]:
         """All resources with their projects in the order of their ids, from behind id `after`."""
 
+    def recorded(self) -> list[tuple[str, Resource]] | None:
+        """All resources with their projects; `None` if nothing was ever recorded. Blocks, writes nothing and needs no
+        entered store: commands call it beside a running daemon. Raises StoreError."""
+
     async def lose(self, resource_id: int) -> bool:
         """The bytes of this resource are gone: if it is READY it is shown as FAILED, or INVALID, from now on. Whether
         it was."""
@@ -595,7 +599,8 @@ class Keeper(Protocol):
         """Writes an image's disk, raw or `packed` as images are imported; holes stay holes where `target` can have
         them. `disk` is which of a machine image, by its number in the instance or its device name. `key` is the
         customer's. Raises InvalidRequest if that names no disk, or none is named and there are several, and
-        PermanentFailure if it is not the key, or what lies there is not what was encrypted with it."""
+        PermanentFailure if it is not the key, or what lies there is not what was made: of that it may have
+        written all by then."""
 
     def discard(self, kept: Kept) -> None:
         """Its operation has ended without it: it goes."""

@@ -1,11 +1,14 @@
 """Images that lie here and records that know of them, held to each other by the daemon and by hand."""
 
+import asyncio
 import gzip
 import json
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -18,7 +21,10 @@ from tests.daemon_process import LOOPBACK_SOURCES, PROJECT, DaemonProcess, Json,
 from imageopsd.backends.local import LocalBackend
 from imageopsd.cli.main import cli
 from imageopsd.cli.show import Rows
+from imageopsd.model.image import Int64
+from imageopsd.model.machine_image import MachineImage, MachineImageStatus
 from imageopsd.ports import Kept
+from imageopsd.storage.sqlite.store import SqliteStore
 
 
 def made(daemon: DaemonProcess, source: SourceServer, archive: Archive, name: str = "disk", **fields: object) -> Json:
@@ -41,6 +47,7 @@ def test_a_flipped_bit_is_found_and_named_by_its_block(tmp_path: Path, source: S
         found = run_cli("images", "verify", *at, "--format", "json")
         only_good = run_cli("images", "verify", *at, "good")
         missing = run_cli("images", "verify", *at, "good", "nobody")
+        exported = run_cli("images", "export", *at, "bad", tmp_path / "out.raw")
 
     assert (fine.returncode, fine.stderr, fine.stdout.count("OK")) == (0, "", 2)
     damage = ["block 0 (bytes 0 to 4194303) differs"]
@@ -52,6 +59,46 @@ def test_a_flipped_bit_is_found_and_named_by_its_block(tmp_path: Path, source: S
     assert f"{PROJECT}/bad: block 0 (bytes 0 to 4194303) differs" in found.stderr
     assert (only_good.returncode, missing.returncode) == (0, 3)
     assert "nobody" in missing.stderr
+    assert (exported.returncode, damage[0] in exported.stderr) == (1, True)
+    assert not (tmp_path / "out.raw").exists()
+
+
+def test_what_is_ready_in_the_records_and_not_here_is_named(
+    tmp_path: Path, source: SourceServer, archive: Archive
+) -> None:
+    async def record(machine_image: MachineImage) -> None:
+        async with SqliteStore(SqliteStore.Options(), tmp_path / "data") as store:
+            await store.restore(PROJECT, machine_image)
+
+    def verify(*names: str) -> tuple[int, list[list[str]], str]:
+        ended = run_cli("images", "verify", "--data-dir", tmp_path / "data", *names)
+        return ended.returncode, [line.split()[1:] for line in ended.stdout.splitlines()[1:]], ended.stderr
+
+    with DaemonProcess(tmp_path / "data", LOOPBACK_SOURCES) as daemon:
+        here, gone = made(daemon, source, archive, "here"), made(daemon, source, archive, "gone")
+        shutil.rmtree(daemon.stored(gone).parent)
+        while_up = verify()
+        daemon.terminate()
+
+    there, missing = ["here", here["id"], "OK"], ["gone", gone["id"], "MISSING"]
+    told = f"{PROJECT}/gone: its directory is gone\nimageopsd: 1 of {{}} are damaged or missing\n"
+    assert while_up == verify() == (1, [missing, there], told.format(2))
+    assert verify("gone") == (1, [missing], told.format(1))
+    assert verify("here") == (0, [there], "")
+    assert verify("--project", "other", "gone")[0] == 3
+
+    asyncio.run(record(MachineImage(id=Int64(77), name="bundle", status=MachineImageStatus.READY)))
+    asyncio.run(record(MachineImage(id=Int64(78), name="coming", status=MachineImageStatus.CREATING)))
+    assert verify("bundle")[:2] == (1, [["bundle", "77", "MISSING"]])
+    assert verify("coming")[0] == 3
+
+    (tmp_path / "data" / "state.db").write_bytes(b"no database at all" * 100)
+    code, rows, text = verify()
+    assert (code, rows, "what should be here is not known" in text) == (1, [there], True)
+    for file in (tmp_path / "data").glob("state.db*"):
+        file.unlink()
+    assert verify() == (0, [there], "")
+    assert not (tmp_path / "data" / "state.db").exists()
 
 
 def test_an_image_comes_out_as_it_went_in(tmp_path: Path, source: SourceServer, archive: Archive) -> None:
@@ -74,6 +121,42 @@ def test_an_image_comes_out_as_it_went_in(tmp_path: Path, source: SourceServer, 
         assert same_bytes(archive.disk, daemon.stored(again))
         assert len(gzip.decompress(packed.read_bytes())) < 16 * 1024**2
         assert not (tmp_path / "other").exists()
+
+
+def test_of_several_of_one_name_the_one_in_the_records_is_exported_and_any_by_its_id(
+    tmp_path: Path, source: SourceServer, archive: Archive
+) -> None:
+    def export(*arguments: object) -> tuple[int, str]:
+        (tmp_path / "out").unlink(missing_ok=True)
+        ended = run_cli("images", "export", "--data-dir", daemon.data_dir, *arguments, tmp_path / "out")
+        return ended.returncode, ended.stderr
+
+    def lose_records() -> None:
+        daemon.terminate()
+        for file in daemon.data_dir.glob("state.db*"):
+            file.unlink()
+
+    with DaemonProcess(tmp_path / "data", LOOPBACK_SOURCES) as daemon:
+        orphan = made(daemon, source, archive)
+        lose_records()
+        daemon.start()
+        known = made(daemon, source, archive)
+        manifest = daemon.stored(orphan).parent / "manifest.json"
+
+        assert [export(image["id"]) for image in (orphan, known)] == [(0, ""), (0, "")]
+        assert same_bytes(archive.disk, tmp_path / "out")
+        daemon.stored(orphan).unlink()  # were it chosen, that could not succeed
+        assert [export("disk"), export("--project", PROJECT, "disk")] == [(0, ""), (0, "")]
+        assert export("--project", "other", known["id"])[0] == 3
+
+        lose_records()
+        code, text = export("--project", PROJECT, "disk")
+        assert (code, all(f"{image['id']} in {PROJECT}" in text for image in (orphan, known))) == (2, True)
+        manifest.write_text("{")
+        assert export(orphan["id"]) == (
+            1,
+            f"imageopsd: images/{PROJECT}/{orphan['id']}: its manifest is gone or damaged\n",
+        )
 
 
 def test_an_export_that_cannot_be_written_says_so(tmp_path: Path, source: SourceServer, archive: Archive) -> None:
@@ -103,6 +186,8 @@ def test_what_is_deleted_while_all_is_verified_is_left_out(
 
     def kept(self: LocalBackend) -> Iterator[Kept]:
         found = sorted(listed(self), key=lambda one: str(one.resource and one.resource.name))
+        with closing(sqlite3.connect(tmp_path / "data" / "state.db")) as records, records:
+            records.execute("DELETE FROM resources WHERE id = ?", (found[0].id,))
         shutil.rmtree(tmp_path / "data" / found[0].place)
         return iter(found)
 

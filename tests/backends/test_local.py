@@ -5,11 +5,12 @@ import gzip
 import hashlib
 import json
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from threading import Event
 from typing import Any
 
+import msgspec
 import pytest
 from tests.backends import archives
 from tests.backends.archives import END, GIB, MIB, data_extents, header, member, packed, same_bytes
@@ -488,6 +489,36 @@ async def test_a_patch_changes_three_things_in_the_manifest(backend: LocalBacken
     # the task's image is the catalogue's, which has these from the facts
     del before["resource"]["status"], before["resource"]["diskSizeGb"], before["resource"]["archiveSizeBytes"]
     assert after == before
+
+
+@pytest.mark.parametrize("content", [b"{", b"", b"[]", b'{"operation": "\xff"}', b'{"x": ' + b"[" * 100_000])
+async def test_a_damaged_manifest_is_a_failure_of_the_storage_for_whoever_needs_it(
+    backend: LocalBackend, data: Path, tmp_path: Path, content: bytes
+) -> None:
+    task = import_task(archives.small(tmp_path / "a.tar.gz"))
+    await backend.insert_image(task, Notes())
+    manifest = image_dir(data) / "manifest.json"
+    manifest.write_bytes(content)
+    copy = insert_task(8, "copy", source_image="global/images/img")
+    link = f"projects/{PROJECT}/global/images/img"
+    copy = msgspec.structs.replace(copy, source=msgspec.structs.replace(task.image, self_link=link))
+    attempts: list[Callable[[], Awaitable[object]]] = [
+        lambda: backend.patch_image(patch_task(task, family="f"), Notes()),
+        lambda: backend.insert_image(task, Notes()),
+        lambda: backend.insert_image(copy, Notes()),
+    ]
+    for attempt in attempts:
+        with pytest.raises(PermanentFailure) as failure:
+            await attempt()
+        assert failed(failure) == (
+            "STORAGE_UNAVAILABLE",
+            503,
+            f"The manifest of 'images/{PROJECT}/7' is damaged; "
+            "`imageopsd images verify` and `imageopsd images rebuild` tell more.",
+        )
+    assert manifest.read_bytes() == content
+    [kept] = backend.kept()
+    assert (kept.resource, list(backend.damage(kept))) == (None, ["its manifest is gone or damaged"])
 
 
 async def test_a_patch_of_an_image_that_is_gone_is_not_found(backend: LocalBackend, data: Path) -> None:

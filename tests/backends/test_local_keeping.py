@@ -20,7 +20,7 @@ from tests.needs import need
 
 from imageopsd.backends.local import LocalBackend, layout
 from imageopsd.backends.local.blocks import pieces_of
-from imageopsd.model.errors import TemporaryFailure
+from imageopsd.model.errors import PermanentFailure, TemporaryFailure
 from imageopsd.model.image import CustomerEncryptionKey, Image, RawDisk
 from imageopsd.model.secret import Secret
 from imageopsd.ports import Keeper
@@ -137,6 +137,55 @@ async def test_an_export_into_a_stream_has_zeros_for_holes(backend: LocalBackend
     backend.export(kept, packed, packed=True)
     assert counting.count == GIB
     assert len(gzip.decompress(packed.getvalue())) < MIB
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(
+    ("at", "data", "problem"),
+    [
+        (1_500_000, b"!", "block 0 (bytes 0 to 4194303) differs"),
+        (GIB - 1, b"!", "block 255 (bytes 1069547520 to 1073741823) differs"),
+        (8 * MIB, bytes(MIB), "block 2 (bytes 8388608 to 12582911) has become zeros"),
+        (GIB - MIB, bytes(MIB), "block 255 (bytes 1069547520 to 1073741823) has become zeros"),
+        (20 * MIB, b"!", "block 5 (bytes 20971520 to 25165823) has data instead of zeros"),
+        (GIB, b"!", f"it has {GIB + 1} bytes instead of {GIB}"),
+    ],
+)
+async def test_damage_is_not_exported_as_good(
+    backend: LocalBackend, tmp_path: Path, at: int, data: bytes, problem: str, packed: bool
+) -> None:
+    source = disk(tmp_path / "s.raw", GIB, [(0, b"x" * 2 * MIB), (8 * MIB, b"y" * MIB), (GIB - MIB, b"z" * MIB)])
+    await backend.insert_image(import_task(archives.sparse(source, tmp_path / "a.tar.gz")), Notes())
+    with (image_dir(tmp_path / "data") / "disk.raw").open("r+b") as file:
+        file.seek(at)
+        file.write(data)
+    [kept] = backend.kept()
+    with (tmp_path / "out").open("xb") as target, pytest.raises(PermanentFailure) as failure:
+        backend.export(kept, target, packed=packed)
+    message = f"The disk of 'projects/{PROJECT}/global/images/img' is not as it was made: {problem}."
+    assert failed(failure) == ("STORAGE_UNAVAILABLE", 503, message)
+
+
+@pytest.mark.parametrize(("table", "problem"), [(None, "gone"), (b"0 00", "damaged")])
+async def test_without_its_digests_nothing_is_exported(
+    backend: LocalBackend, tmp_path: Path, table: bytes | None, problem: str
+) -> None:
+    await backend.insert_image(import_task(archives.small(tmp_path / "a.tar.gz")), Notes())
+    path = image_dir(tmp_path / "data") / "disk.raw.blocks"
+    path.unlink()
+    if table is not None:
+        path.write_bytes(table)
+    [kept] = backend.kept()
+    with pytest.raises(PermanentFailure, match=f"its table of digests is {problem}"):
+        backend.export(kept, io.BytesIO(), packed=True)
+
+
+async def test_an_export_that_cannot_be_written_is_no_damage(backend: LocalBackend, tmp_path: Path) -> None:
+    await backend.insert_image(import_task(archives.small(tmp_path / "a.tar.gz")), Notes())
+    [kept] = backend.kept()
+    with open("/dev/full", "wb", buffering=0) as full, pytest.raises(OSError, match="No space left") as failure:
+        backend.export(kept, full, packed=False)  # type: ignore[arg-type]
+    assert failure.value.errno == errno.ENOSPC
 
 
 async def test_a_copy_of_an_image_has_its_digests(backend: LocalBackend, tmp_path: Path) -> None:

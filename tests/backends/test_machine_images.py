@@ -626,6 +626,19 @@ async def test_new_labels_are_found_again_where_its_disks_lie(backend: LocalBack
     assert (kept.operation, kept.resource, list(backend.damage(kept))) == (task.operation_id, after, [])
 
 
+async def test_a_machine_image_with_a_damaged_manifest_cannot_be_patched(backend: LocalBackend, data: Path) -> None:
+    task = machine_image_task()
+    await backend.insert_machine_image(task, Notes())
+    [kept] = backend.kept()
+    (data / kept.place / "manifest.json").write_text("{")
+    with pytest.raises(PermanentFailure) as failure:
+        await backend.patch_machine_image(
+            MachineImagePatchTask("8", PROJECT, task.machine_image, task.machine_image), Notes()
+        )
+    code, status, message = failed(failure)
+    assert (code, status, f"The manifest of '{kept.place}' is damaged" in message) == ("STORAGE_UNAVAILABLE", 503, True)
+
+
 async def test_a_machine_image_that_is_gone_cannot_be_patched(backend: LocalBackend, data: Path) -> None:
     wanted = machine_image_task().machine_image
     with pytest.raises(PermanentFailure) as failure:
@@ -813,6 +826,22 @@ async def test_each_disk_of_a_bundle_comes_out_as_it_went_in(
         out = tmp_path / "unpacked" / "disk.raw"
     assert out.stat().st_size == size
     assert same_bytes(resources / ZONE / f"disks/{file}.raw", out)
+
+
+async def test_damage_of_one_disk_keeps_only_that_one_inside(
+    backend: LocalBackend, data: Path, resources: Path, tmp_path: Path
+) -> None:
+    await backend.insert_machine_image(machine_image_task(), Notes())
+    [kept] = backend.kept()
+    with (data / kept.place / "disk-1.raw").open("r+b") as file:
+        file.seek(5 * MIB)
+        file.write(b"!!")
+    with (tmp_path / "out").open("xb") as target:
+        backend.export(kept, target, packed=False, disk="boot")
+    assert same_bytes(resources / ZONE / "disks/boot.raw", tmp_path / "out")
+    with (tmp_path / "out").open("wb") as target, pytest.raises(PermanentFailure) as failure:
+        backend.export(kept, target, packed=False, disk="data")
+    assert "is not as it was made: block 1 (bytes 4194304 to 8388607)" in failed(failure)[2]
 
 
 @pytest.mark.parametrize("disk", [None, "2", "nobody", ""])

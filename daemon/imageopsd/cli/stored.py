@@ -19,6 +19,7 @@ from imageopsd.model.errors import AlreadyExists, InvalidRequest, PermanentFailu
 from imageopsd.model.image import Image
 from imageopsd.model.keys import KEY_BYTES, key_from_text
 from imageopsd.model.machine_image import MachineImage
+from imageopsd.model.resource import Resource, collection_of, resource_path
 from imageopsd.ports import Inventory, Keeper, Kept
 
 MAX_KEY_FILE = 1024
@@ -34,16 +35,30 @@ PROJECT = click.option("--project", help="Only this project's; without it, those
 @click.argument("names", metavar="[NAME]...", nargs=-1)
 def verify(loaded: Loaded, form: str, project: str | None, names: tuple[str, ...]) -> None:
     """Read images and machine images, all or those named, and compare them with the digests made of them when they were
-    made. Damage is told by its block; then the exit code is 1."""
+    made. Damage is told by its block, and what is READY in the records and not here is told as missing; then the exit
+    code is 1."""
+
+    def wanted(kept: Kept) -> bool:
+        return project in (None, kept.project) and (not names or _name(kept) in names)
+
     keeper = _keeper(loaded)
-    found = [kept for kept in keeper.kept() if project in (None, kept.project)]
-    chosen = [kept for kept in found if not names or _name(kept) in names]
-    missing = [name for name in names if name not in {_name(kept) for kept in chosen}]
-    if missing:
-        raise Failure(Exit.NOT_FOUND, f"not found on this host: {', '.join(missing)}")
+    chosen = [kept for kept in keeper.kept() if wanted(kept)]
+    unread: StoreError | None = None
+    try:
+        lost = [(kept, problem) for kept, problem in _lost(loaded, keeper) if wanted(kept)]
+    except StoreError as error:
+        lost, unread = [], error  # what lies here can be read all the same
+    known = {_name(kept) for kept in (*chosen, *(kept for kept, _ in lost))}
+    if unknown := [name for name in names if name not in known]:
+        raise Failure(Exit.NOT_FOUND, f"not found on this host: {', '.join(unknown)}")
     records: list[dict[str, Any]] = []
     columns = {"PROJECT": "project", "NAME": "name", "ID": "id", "RESULT": "result"}
-    with Rows(form, columns, [_row(kept, "DAMAGED") for kept in chosen]) as rows:
+    expected = [_row(kept, "DAMAGED") for kept in chosen] + [_row(kept, "MISSING") for kept, _ in lost]
+    with Rows(form, columns, expected) as rows:
+        for kept, problem in lost:
+            records.append(_row(kept, "MISSING") | {"damage": [problem]})
+            rows.add(records[-1])
+            rows.say(f"{kept.project}/{_name(kept)}: {problem}")
         for number, kept in enumerate(chosen, 1):
             rows.doing(f"reading {kept.project}/{_name(kept)} ({number} of {len(chosen)})")
             try:
@@ -55,8 +70,41 @@ def verify(loaded: Loaded, form: str, project: str | None, names: tuple[str, ...
             rows.add(records[-1])
             for problem in damage:
                 rows.say(f"{kept.project}/{_name(kept)}: {problem}")
+    problems = [] if unread is None else [f"what should be here is not known: {unread}"]
     if damaged := sum(bool(record["damage"]) for record in records):
-        raise Failure(Exit.FAILED, f"{damaged} of {len(records)} are damaged")
+        problems.append(f"{damaged} of {len(records)} are damaged or missing")
+    if problems:
+        raise Failure(Exit.FAILED, "; ".join(problems))
+
+
+def _lost(loaded: Loaded, keeper: Keeper) -> Iterator[tuple[Kept, str]]:
+    """What is READY in the records and has no bytes here, each with a sentence on that. Raises StoreError."""
+
+    def problem_of(project: str, resource: Resource) -> str | None:
+        try:
+            return None if keeper.keeps(project, resource) else "its directory is gone"
+        except OSError as error:
+            return f"its directory cannot be looked at: {error.strerror}"
+
+    found = [(project, resource, problem_of(project, resource)) for project, resource in _ready(loaded)]
+    if all(problem is None for _, _, problem in found):
+        return
+    # a delete tells the records before it takes the bytes away: what was deleted meanwhile is no longer READY
+    ready = {resource.id for _, resource in _ready(loaded)}
+    for project, resource, problem in found:
+        if problem is not None and resource.id in ready:
+            place = resource_path(collection_of(resource), project, str(resource.name))
+            yield Kept(place, project, int(resource.id or 0), resource=resource), problem
+
+
+def _ready(loaded: Loaded) -> list[tuple[str, Resource]]:
+    return [(project, resource) for project, resource in _recorded(loaded) if resource.status == "READY"]
+
+
+def _recorded(loaded: Loaded) -> Sequence[tuple[str, Resource]]:
+    """The catalogue, also beside a running daemon; nothing where there is none. Raises StoreError."""
+    store = plugins.make(plugins.STORES, loaded.settings.store, Path(loaded.settings.data_dir))
+    return store.recorded() or () if isinstance(store, Inventory) else ()
 
 
 def _row(kept: Kept, result: str) -> dict[str, Any]:
@@ -85,9 +133,9 @@ def export(
     file: str,
 ) -> None:
     """Write an image's disk, or one of a machine image's, to FILE, which must not exist, or to standard output (-).
-    Holes stay holes."""
+    NAME may be its numeric id. Holes stay holes."""
     keeper = _keeper(loaded)
-    kept = _named(keeper, project, name, disk)
+    kept = _named(loaded, keeper, project, name, disk)
     key = None if key_file is None else _key(key_file)
     with _export_failures(file):
         if file == "-":
@@ -103,18 +151,35 @@ def export(
         _sync_directory(Path(file).parent)
 
 
-def _named(keeper: Keeper, project: str | None, name: str, disk: str | None) -> Kept:
-    """An image goes before a machine image of the same name, unless a `disk` is named. Raises Failure 3, UsageError."""
-    matching = [kept for kept in keeper.kept() if name == _name(kept) and project in (None, kept.project)]
+def _named(loaded: Loaded, keeper: Keeper, project: str | None, name: str, disk: str | None) -> Kept:
+    """By its name or its numeric id, which no name looks like. An image goes before a machine image of the same name,
+    unless a `disk` is named, and what the records know before what they do not. Raises Failure 3, UsageError."""
+    matching = [
+        kept for kept in keeper.kept() if name in (_name(kept), str(kept.id)) and project in (None, kept.project)
+    ]
     images = [kept for kept in matching if isinstance(kept.resource, Image)] if disk is None else []
     found = images or [kept for kept in matching if isinstance(kept.resource, MachineImage)]
     kind = "image" if images or disk is None else "machine image"
     if not found:
+        for kept in matching:
+            if kept.resource is None:
+                raise Failure(Exit.FAILED, f"{kept.place}: its manifest is gone or damaged")
         raise Failure(Exit.NOT_FOUND, f"no {kind} '{name}' on this host")
     if len(found) > 1:
-        projects = ", ".join(kept.project for kept in found)
-        raise click.UsageError(f"Missing option '--project': there is an image '{name}' in each of {projects}.")
+        found = _known(loaded, found) or found
+    if len(found) > 1:
+        ids = ", ".join(f"{kept.id} in {kept.project}" for kept in found)
+        raise click.UsageError(f"There are several of the name '{name}': {ids}. Say --project, or the id.")
     return found[0]
+
+
+def _known(loaded: Loaded, found: Sequence[Kept]) -> list[Kept]:
+    """Those that the records know; none if they cannot be read."""
+    try:
+        ids = {resource.id for _, resource in _recorded(loaded)}
+    except StoreError:
+        return []
+    return [kept for kept in found if kept.id in ids]
 
 
 @contextmanager

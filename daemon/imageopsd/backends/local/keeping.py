@@ -2,21 +2,23 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
 from threading import Event
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import msgspec
 
-from imageopsd.backends.local.disks import file_name, opened, seals_damage
+from imageopsd.backends.local.blocks import Content
+from imageopsd.backends.local.disks import Encryption, file_name, opened, seals_damage
 from imageopsd.backends.local.export import write_archive, write_raw
 from imageopsd.backends.local.layout import DISK, Layout, is_directory
 from imageopsd.backends.local.manifest import ImageManifest, MachineImageManifest
 from imageopsd.backends.local.pipe import in_thread
 from imageopsd.backends.local.room import Room
-from imageopsd.backends.local.verify import damage
-from imageopsd.model.errors import InvalidRequest
+from imageopsd.backends.local.verify import CheckedDisk, damage
+from imageopsd.model.errors import InvalidRequest, PermanentFailure
 from imageopsd.model.image import GIB, Image
 from imageopsd.model.resource import IMAGES, MACHINE_IMAGES, Resource, resource_path
 from imageopsd.ports import Kept
@@ -33,7 +35,7 @@ class Keeping:
             found = Kept(str(place.relative_to(self._layout.root)), project, int(place.name))
             try:
                 manifest = self._manifest(found)
-            except (OSError, msgspec.MsgspecError):
+            except (OSError, PermanentFailure):
                 if os.path.lexists(place):  # else it was deleted in this moment
                     yield found
             else:
@@ -60,30 +62,31 @@ class Keeping:
     def _damage(self, kept: Kept, place: Path) -> Iterator[str]:
         try:
             manifest = self._manifest(kept)
-        except (OSError, msgspec.MsgspecError):
+        except (OSError, PermanentFailure):
             yield "its manifest is gone or damaged"
             return
-        if isinstance(manifest, ImageManifest):
-            disks = [(_disk(manifest), manifest.facts.disk_size_gb * GIB, manifest.content, manifest.encryption)]
-        else:
-            disks = [(disk.file, disk.content_bytes, disk.content, disk.encryption) for disk in manifest.disks]
-        for name, size, content, encryption in disks:
-            prefix = "" if isinstance(manifest, ImageManifest) else f"{name}: "
+        for disk in _disks(manifest):
+            prefix = "" if isinstance(manifest, ImageManifest) else f"{disk.file}: "
+            path = place / disk.file
             try:
-                problems = chain(damage(place / name, size, content), seals_damage(place / name, encryption))
+                problems = chain(damage(path, disk.size, disk.content), seals_damage(path, disk.encryption))
                 yield from (f"{prefix}{problem}" for problem in problems)
             except OSError as error:
-                yield f"{prefix}{name} cannot be read: {error.strerror}"
+                yield f"{prefix}{disk.file} cannot be read: {error.strerror}"
 
     def export(
         self, kept: Kept, target: BinaryIO, *, packed: bool, disk: str | None = None, key: bytes | None = None
     ) -> None:
         manifest = self._manifest(kept)
-        file = _disk(manifest) if isinstance(manifest, ImageManifest) else _disk_of(manifest, disk)
+        wanted = _disks(manifest)[0] if isinstance(manifest, ImageManifest) else _disk_of(manifest, disk)
         name = str(kept.resource.name) if kept.resource else str(kept.id)
         collection = IMAGES if isinstance(manifest, ImageManifest) else MACHINE_IMAGES
         where = resource_path(collection, kept.project, name)
-        with opened(self._layout.root / kept.place / file, key, where) as content:
+        path = self._layout.root / kept.place / wanted.file
+        with ExitStack() as files:
+            content = files.enter_context(opened(path, key, where))
+            if wanted.encryption is None:  # what is encrypted is found authentic as it is decrypted
+                content = files.enter_context(CheckedDisk(content, path, wanted.size, wanted.content, where))
             (write_archive if packed else write_raw)(content, target)
 
     def discard(self, kept: Kept) -> None:
@@ -103,21 +106,33 @@ class Keeping:
         await in_thread("forget", lambda: self._layout.clear(operation_id))
 
     def _manifest(self, kept: Kept) -> ImageManifest | MachineImageManifest:
-        """Raises OSError, msgspec.MsgspecError."""
+        """Raises OSError, PermanentFailure."""
         kind = ImageManifest if kept.place.startswith(f"{IMAGES}/") else MachineImageManifest
         return kind.read(self._layout.root / kept.place)
 
 
-def _disk(manifest: ImageManifest) -> str:
-    return file_name(DISK, encrypted=manifest.encryption is not None)
+class _Disk(NamedTuple):
+    """What a manifest says of a disk; `size` is in bytes."""
+
+    file: str
+    size: int
+    content: Content | None
+    encryption: Encryption | None
 
 
-def _disk_of(manifest: MachineImageManifest, wanted: str | None) -> str:
-    """The file of one disk, named by its number or its device name. Raises InvalidRequest."""
+def _disks(manifest: ImageManifest | MachineImageManifest) -> list[_Disk]:
+    if isinstance(manifest, MachineImageManifest):
+        return [_Disk(disk.file, disk.content_bytes, disk.content, disk.encryption) for disk in manifest.disks]
+    file = file_name(DISK, encrypted=manifest.encryption is not None)
+    return [_Disk(file, manifest.facts.disk_size_gb * GIB, manifest.content, manifest.encryption)]
+
+
+def _disk_of(manifest: MachineImageManifest, wanted: str | None) -> _Disk:
+    """One disk, named by its number or its device name. Raises InvalidRequest."""
     devices = {str(disk["index"]): str(disk.get("deviceName", "")) for disk in manifest.facts.properties["disks"]}
-    files = {Path(disk.file).stem.removeprefix("disk-"): disk.file for disk in manifest.disks}
-    found = [number for number in files if wanted in (None, number, devices.get(number))]
+    disks = {Path(disk.file).stem.removeprefix("disk-"): disk for disk in _disks(manifest)}
+    found = [number for number in disks if wanted in (None, number, devices.get(number))]
     if len(found) != 1:
-        known = ", ".join(f"{number} ({devices.get(number) or 'without a name'})" for number in files)
+        known = ", ".join(f"{number} ({devices.get(number) or 'without a name'})" for number in disks)
         raise InvalidRequest("disk", f"Expected the number or the device name of one of its disks: {known}.")
-    return files[found[0]]
+    return disks[found[0]]

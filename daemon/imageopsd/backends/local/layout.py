@@ -111,7 +111,7 @@ class Layout:
 
     def found(self, place: Path, operation_id: str, kind: type[M]) -> M | None:
         """What an earlier try of the operation published as `place` before its process died. Raises PermanentFailure
-        if it is another operation's."""
+        if it is another operation's, or its manifest is damaged."""
         try:
             content = kind.read(place)
         except FileNotFoundError:

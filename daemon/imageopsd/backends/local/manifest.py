@@ -1,6 +1,7 @@
 """`manifest.json`: what lies beside disks and says what they are, for people, for recovery, for whoever looks whether
 they are still the same, and for a catalogue that has to be made again (`resource`)."""
 
+from http import HTTPStatus
 from pathlib import Path
 from typing import Self
 
@@ -10,6 +11,7 @@ from msgspec.structs import replace
 from imageopsd.backends.local.blocks import Content
 from imageopsd.backends.local.disks import Encryption
 from imageopsd.backends.local.sources.source import without_secrets
+from imageopsd.model.errors import PermanentFailure
 from imageopsd.model.image import (
     CustomerEncryptionKey,
     DeprecationStatus,
@@ -38,8 +40,17 @@ class Manifest(Record, frozen=True, kw_only=True):
 
     @classmethod
     def read(cls, directory: Path) -> Self:
-        """Raises FileNotFoundError."""
-        return msgspec.json.decode((directory / NAME).read_bytes(), type=cls, dec_hook=decode_hook)
+        """Raises FileNotFoundError, OSError, and PermanentFailure for one that is damaged."""
+        content = (directory / NAME).read_bytes()
+        try:
+            return msgspec.json.decode(content, type=cls, dec_hook=decode_hook)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise PermanentFailure(
+                "STORAGE_UNAVAILABLE",
+                f"The manifest of '{'/'.join(directory.parts[-3:])}' is damaged; "
+                "`imageopsd images verify` and `imageopsd images rebuild` tell more.",
+                HTTPStatus.SERVICE_UNAVAILABLE,
+            ) from error
 
     def encoded(self) -> bytes:
         return msgspec.json.format(msgspec.json.encode(self, enc_hook=encode_hook), indent=2) + b"\n"

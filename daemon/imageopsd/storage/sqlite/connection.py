@@ -291,6 +291,17 @@ class Readers:
             self._free.put_nowait(connection)
 
 
+def fetch_beside(path: Path, sql: str) -> list[Any]:
+    """All rows of one statement, by a connection of its own that cannot write: for a look into the file beside the
+    daemon, or without one. Raises StoreError."""
+    try:
+        uri = f"{path.absolute().as_uri()}?mode=ro"
+        with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT)) as connection:
+            return connection.execute(sql).fetchall()
+    except sqlite3.Error as error:
+        raise _store_error(error) from error
+
+
 def connect(path: Path) -> sqlite3.Connection:
     """A connection set up for durable writing. FULL is a setting of the connection, not of the file: NORMAL in
     WAL mode may lose the last commits at a power loss (https://www.sqlite.org/pragma.html#pragma_synchronous)."""

@@ -1,14 +1,17 @@
 """The catalogue in `state.db` as a whole, beside what a backend keeps on this host."""
 
 from collections.abc import Iterable
+from pathlib import Path
 
+import msgspec
 from msgspec.structs import replace
 
+from imageopsd.model.errors import StoreError
 from imageopsd.model.image import Image, ImageStatus
 from imageopsd.model.machine_image import MachineImageStatus
 from imageopsd.model.resource import Resource
 from imageopsd.storage.sqlite.catalogue import decode_resource, put_resource, replace_resource
-from imageopsd.storage.sqlite.connection import Readers, Transaction, Writer
+from imageopsd.storage.sqlite.connection import Readers, Transaction, Writer, fetch_beside
 
 _AT_ONCE = 500
 """Values of one IN; SQLite allows more."""
@@ -17,6 +20,7 @@ _AT_ONCE = 500
 class Inventory:
     """The part of the store that housekeeping asks."""
 
+    _path: Path
     _readers: Readers
     _writer: Writer
 
@@ -38,6 +42,15 @@ class Inventory:
             "SELECT project, record FROM resources WHERE id > ? ORDER BY id LIMIT ?", after, limit
         )
         return [(project, decode_resource(record)) for project, record in rows]
+
+    def recorded(self) -> list[tuple[str, Resource]] | None:
+        if not self._path.exists():
+            return None
+        try:
+            rows = fetch_beside(self._path, "SELECT project, record FROM resources ORDER BY id")
+            return [(project, decode_resource(record)) for project, record in rows]
+        except msgspec.MsgspecError as error:
+            raise StoreError(f"a record in {self._path} cannot be read: {error}") from error
 
     async def lose(self, resource_id: int) -> bool:
         def write(tx: Transaction) -> bool:
