@@ -140,6 +140,31 @@ def test_the_configured_address_is_asked_where_no_daemon_left_its_own(tmp_path: 
     assert (ended.returncode, NOBODY in ended.stderr) == (5, True)
 
 
+@pytest.mark.parametrize("named", ["--data-dir", "--set"])
+@pytest.mark.parametrize("command", [["operations", "list"], ["healthcheck"], ["operations", "cancel", "slow"]])
+def test_a_command_on_a_data_directory_speaks_to_no_daemon_of_another(
+    daemon: Known, tmp_path: Path, named: str, command: list[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    file = tmp_path / "imageopsd.toml"
+    file.write_text(f'[server]\nlisten = "{daemon.url.removeprefix("http://")}"\n')
+    command = [daemon.slow if word == "slow" else word for word in command]
+    for other in (tmp_path / "nonexistent", tmp_path / "empty"):
+        there = [named, str(other) if named == "--data-dir" else f"data_dir={other}"]
+        ended = run_cli(*command, *there, "--config", file)
+        assert (ended.returncode, ended.stdout) == (5, "")
+        assert ended.stderr.startswith(f"imageopsd: no daemon runs on {other}; ")
+    assert daemon.operation(daemon.slow)["status"] == "RUNNING"
+
+
+def test_the_configured_address_is_asked_by_who_names_no_data_directory(daemon: Known, tmp_path: Path) -> None:
+    """As beside a container, whose data directory is not to be seen from here."""
+    file = tmp_path / "imageopsd.toml"
+    file.write_text(f'data_dir = "{tmp_path}"\n[server]\nlisten = "{daemon.url.removeprefix("http://")}"\n')
+    ended = run_cli("operations", "describe", daemon.good, "--config", file)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
 def test_the_configured_address_is_asked_where_the_one_left_behind_is_dead(daemon: Known, tmp_path: Path) -> None:
     (tmp_path / "endpoint").write_text(f"{NOBODY}\n")
     listen = daemon.url.removeprefix("http://")

@@ -7,15 +7,15 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from imageopsd.cli.exits import Exit, Failure
 from imageopsd.cli.tls import https_handler
 from imageopsd.cli.unix_socket import SCHEME, UnixHandler
-from imageopsd.config import Settings
+from imageopsd.config import Loaded
 from imageopsd.config.loading import TOKEN_VARIABLE
 from imageopsd.model.names import ANY_PROJECT
 
@@ -27,35 +27,35 @@ POLL_INTERVAL = 0.25
 """Seconds between two looks at an operation whose progress is shown."""
 
 
+class Place(NamedTuple):
+    """Where a daemon may be, and what it takes to speak to it."""
+
+    server: str
+    token: str | None = None
+    pinned: Path | None = None
+    """The certificate of the daemon, if it is one of this host."""
+
+
 class Client:
     """Speaks to one daemon. Raises Failure: 5 if it is not there, 3 for a 404, 1 for other refusals."""
 
-    _otherwise: str | None = None
-    """Where the daemon may be instead: one that crashed has left an address where nobody listens any more."""
-
-    _token: str | None = None
-
-    _pinned: Path | None = None
-    """The certificate of the daemon, if it is one of this host."""
-
-    def __init__(self, server: str, project: str | None) -> None:
-        self.server = server.rstrip("/")
+    def __init__(self, places: Callable[[], Sequence[Place]], project: str | None) -> None:
+        """`places` are asked in their order, and anew for each request: a daemon that was started again may have
+        another address and another token."""
+        self._places = places
         self.project = project
 
     @classmethod
-    def of(cls, settings: Settings, server: str | None, project: str | None) -> "Client":
-        """The daemon at `server`, else the one that runs on the data directory, else the configured address. The token
-        is that of IMAGEOPSD_TOKEN, else the one in the data directory, which is for the daemon there and no other."""
-        otherwise, token, pinned = None, os.environ.get(TOKEN_VARIABLE), None
-        if server is None:
-            pinned = Path(settings.server.tls_certificate) if settings.server.tls_certificate else None
-            configured = f"{'https' if settings.server.tls_certificate else 'http'}://{settings.server.listen}"
-            server = _line(Path(settings.data_dir) / "endpoint") or configured
-            token = token or _line(Path(settings.data_dir) / "token")
-            otherwise = configured if configured != server else None
-        client = cls(server, project)
-        client._otherwise, client._token, client._pinned = otherwise, token, pinned
-        return client
+    def at(cls, server: str, project: str | None) -> "Client":
+        """The daemon at an address."""
+        place = Place(server.rstrip("/"), os.environ.get(TOKEN_VARIABLE))
+        return cls(lambda: [place], project)
+
+    @classmethod
+    def of(cls, loaded: Loaded, server: str | None, project: str | None) -> "Client":
+        """The daemon at `server`, else the one that runs on the data directory, else the one at the configured
+        address."""
+        return cls(lambda: _places(loaded), project) if server is None else cls.at(server, project)
 
     def operation(self, reference: str) -> dict[str, Any]:
         return self._call("GET", f"operations/{urllib.parse.quote(reference, safe='')}")
@@ -106,43 +106,83 @@ class Client:
 
     def probe(self, path: str) -> str:
         """The answer of a probe. Raises Failure 5 if none comes in PROBE_TIMEOUT, 1 if it is a bad one."""
-        return self._send("GET", path, PROBE_TIMEOUT).decode(errors="replace").strip()
+        return self._send("GET", path, PROBE_TIMEOUT)[1].decode(errors="replace").strip()
 
     def _call(self, method: str, path: str) -> dict[str, Any]:
         """The answer at one of the project's global paths, or of the project itself if that is empty."""
         project = urllib.parse.quote(self.project or ANY_PROJECT, safe="")
-        answer = self._send(method, f"/compute/v1/projects/{project}{f'/global/{path}' if path else ''}")
+        place, answer = self._send(method, f"/compute/v1/projects/{project}{f'/global/{path}' if path else ''}")
         try:
             result = json.loads(answer)
         except (ValueError, RecursionError):
             result = None
         if not isinstance(result, dict) or not str(result.get("kind")).startswith("compute#"):
-            raise Failure(Exit.CANNOT_CONNECT, f"what answers at {self.server} is not imageopsd")
+            raise Failure(Exit.CANNOT_CONNECT, f"what answers at {place.server} is not imageopsd")
         return result
 
-    def _send(self, method: str, path: str, timeout: float = SOCKET_TIMEOUT) -> bytes:
-        try:
-            open_, base = _door(self.server, self._pinned)
-            request = urllib.request.Request(f"{base}{path}", method=method)  # noqa: S310 - the user's server
-            if self._token:
-                request.add_unredirected_header("Authorization", f"Bearer {self._token}")
-            with open_(request, timeout=timeout) as answer:
-                body: bytes = answer.read()
-                return body
-        except urllib.error.HTTPError as error:
-            raise _refused(error) from None
-        except (OSError, ValueError, http.client.HTTPException) as error:
-            reason = " ".join(str(getattr(error, "reason", error)).split()) or type(error).__name__
-            problem = f"cannot reach the daemon at {self.server}: {reason}"
-        if self._otherwise is not None:
-            self.server, self._otherwise = self._otherwise, None
+    def _send(self, method: str, path: str, timeout: float = SOCKET_TIMEOUT) -> tuple[Place, bytes]:
+        """The answer, and who gave it."""
+        problems = []
+        for place in self._places():
             try:
-                return self._send(method, path, timeout)
+                return place, _ask(place, method, path, timeout)
             except Failure as failure:
                 if failure.code is not Exit.CANNOT_CONNECT:
                     raise
-                raise Failure(failure.code, f"{problem}; {failure}") from None
-        raise Failure(Exit.CANNOT_CONNECT, f"{problem}; is `imageopsd serve` running?")
+                problems.append(str(failure))
+        raise Failure(Exit.CANNOT_CONNECT, f"{'; '.join(problems)}; is `imageopsd serve` running?")
+
+
+def _places(loaded: Loaded) -> list[Place]:
+    """Where the daemon of a configuration may be, the likeliest place first. One that crashed has left an address where
+    nobody listens any more; one in a container has its data directory elsewhere; so the configured address counts too.
+    But whoever names a data directory in the command means the daemon there: another one that happens to listen at the
+    configured address is none of theirs, unless they name that as well. The token is that of IMAGEOPSD_TOKEN, else the
+    one in the data directory, which is for the daemon there and no other. Raises Failure 5."""
+    settings, file = loaded.settings, Path(loaded.settings.data_dir) / "endpoint"
+    pinned = Path(settings.server.tls_certificate) if settings.server.tls_certificate else None
+    token = os.environ.get(TOKEN_VARIABLE) or _line(file.with_name("token"))
+    servers = [_line(file)]
+    if not _in_command(loaded, "data_dir") or _in_command(loaded, "server.listen"):
+        servers.append(f"{'https' if settings.server.tls_certificate else 'http'}://{settings.server.listen}")
+    places = [Place(server.rstrip("/"), token, pinned) for server in dict.fromkeys(servers) if server]
+    if not places:
+        raise Failure(Exit.CANNOT_CONNECT, f"{_absence(file)}; --server names one that runs elsewhere")
+    return places
+
+
+def _in_command(loaded: Loaded, key: str) -> bool:
+    """Whether an option of the command gave the value."""
+    return loaded.origins.get(key, "").startswith("--")
+
+
+def _absence(file: Path) -> str:
+    """Why there is no address in the file where a daemon leaves its own."""
+    try:
+        file.read_text(errors="replace")
+    except PermissionError as error:
+        return f"cannot tell whether a daemon runs on {file.parent}: {error.strerror}"
+    except OSError:
+        pass
+    return f"no daemon runs on {file.parent}"
+
+
+def _ask(place: Place, method: str, path: str, timeout: float) -> bytes:
+    """Raises Failure."""
+    try:
+        open_, base = _door(place.server, place.pinned)
+        request = urllib.request.Request(f"{base}{path}", method=method)  # noqa: S310 - the user's server
+        if place.token:
+            request.add_unredirected_header("Authorization", f"Bearer {place.token}")
+        with open_(request, timeout=timeout) as answer:
+            body: bytes = answer.read()
+            return body
+    except urllib.error.HTTPError as error:
+        raise _refused(error) from None
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        reason = " ".join(str(getattr(error, "reason", error)).split()) or type(error).__name__
+        problem = f"cannot reach the daemon at {place.server}: {reason}"
+        raise Failure(Exit.CANNOT_CONNECT, problem) from None
 
 
 def _door(server: str, pinned: Path | None) -> tuple[Callable[..., Any], str]:

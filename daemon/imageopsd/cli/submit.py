@@ -71,7 +71,7 @@ def submit(
         deadline = None if timeout is None else time.monotonic() + timeout
         submitted = zip(jobs, receipts, strict=True)
         _, code = follow_all(
-            [(job.id, _followed(loaded.settings, server, job, receipt, deadline)) for job, receipt in submitted]
+            [(job.id, _followed(loaded, server, job, receipt, deadline)) for job, receipt in submitted]
         )
         raise SystemExit(code)
 
@@ -207,11 +207,11 @@ def _constant(text: str) -> NoReturn:
 
 
 def _followed(
-    settings: Settings, server: str | None, job: _Prepared, receipt: Receipt, deadline: float | None
+    loaded: Loaded, server: str | None, job: _Prepared, receipt: Receipt, deadline: float | None
 ) -> Iterator[dict[str, Any]]:
     """The job's operation again and again until it is DONE. Raises Failure 1, 3, 4 or 5."""
-    client = Client.of(settings, server, job.project)
-    _await_operation(client, settings, job, receipt, deadline)
+    client = Client.of(loaded, server, job.project)
+    _await_operation(client, loaded.settings, job, receipt, deadline)
     yield from client.follow(job.id, None if deadline is None else deadline - time.monotonic())
 
 
