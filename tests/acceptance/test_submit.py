@@ -350,6 +350,12 @@ def test_a_file_that_is_not_there_is_a_usage_error(tmp_path: Path) -> None:
     assert (2, f"imageopsd: {tmp_path / 'missing.json'}: No such file or directory\n") == (code, complaint)
 
 
+def test_standard_input_is_read_once(tmp_path: Path) -> None:
+    code, ids, complaint = submit(tmp_path / "data", "-", "-", stdin=json.dumps(insert("image")))
+    assert (2, [], "imageopsd: standard input stands twice; it can be read only once\n") == (code, ids, complaint)
+    assert not (tmp_path / "data").exists()
+
+
 # ----------------------------------------------------------------------------- what passed by the door
 
 

@@ -59,6 +59,8 @@ def submit(
     All jobs are checked first; if one is wrong, none is submitted. A job without a traceparent gets that of the
     environment variable TRACEPARENT.
     """
+    if files.count(Path("-")) > 1:
+        raise Failure(Exit.USAGE, "standard input stands twice; it can be read only once")
     keyring = Keyring(Path(loaded.settings.data_dir))
     jobs = [_prepared(value, place, project, keyring) for file in files for place, value in _values(file)]
     receipts = with_queue(
