@@ -291,6 +291,17 @@ ALIASES = b"a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + b"".join(
 )
 
 
+def test_a_yaml_job_may_change_what_it_merges(daemon: DaemonProcess) -> None:
+    body = f"&body {{<<: {{family: f, name: merged-0}}, rawDisk: {json.dumps(SOURCE)}, name: merged-1}}"
+    text = f"""
+- {{method: images.insert, project: p, body: {body}}}
+- {{method: images.insert, project: p, body: {{<<: *body, name: merged-2}}}}
+"""
+    code, _, progress = submit(daemon.data_dir, "--wait", "-", stdin=text)
+    assert code == 0, progress
+    assert [daemon.image(name)["family"] for name in ("merged-1", "merged-2")] == ["f", "f"]
+
+
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
@@ -331,6 +342,10 @@ def test_what_no_job_can_be_is_refused_in_a_sentence(tmp_path: Path, content: by
         (b'[{"a": -Infinity}]', "-Infinity is no number that JSON knows"),
         (b"a: 2024-02-31", "not YAML: day is out of range for month"),
         (b"a: " + b"[" * 20_000, "not YAML: nested too deeply"),
+        (b"method: a\nproject: p\nmethod: b\n", "not YAML: 'method' stands twice in one mapping"),
+        (b"- body: {labels: {k: 1, 'k': 2}}\n", "not YAML: 'k' stands twice in one mapping"),
+        (b"body: {labels: {yes: 1, on: 2}}\n", "not YAML: 'on' stands twice in one mapping"),
+        (b"body: {labels: {!!seq x: 1, ? [y] : 2}}\n", "not YAML: "),
         (MERGES, "not YAML: a mapping of more than 10000 members"),
     ],
 )
@@ -352,7 +367,7 @@ def test_a_file_that_is_not_there_is_a_usage_error(tmp_path: Path) -> None:
 
 def test_standard_input_is_read_once(tmp_path: Path) -> None:
     code, ids, complaint = submit(tmp_path / "data", "-", "-", stdin=json.dumps(insert("image")))
-    assert (2, [], "imageopsd: standard input stands twice; it can be read only once\n") == (code, ids, complaint)
+    assert (code, ids, complaint) == (2, [], "imageopsd: standard input stands twice; it can be read only once\n")
     assert not (tmp_path / "data").exists()
 
 
