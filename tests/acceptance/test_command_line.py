@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -124,7 +125,21 @@ def test_an_operation_of_another_project_is_not_there(daemon: Known) -> None:
 def test_waiting_too_long_ends_with_4(daemon: Known) -> None:
     code, output, complaint = on(daemon, "operations", "wait", daemon.slow, "--timeout", "10ms")
     assert (code, output) == (4, "")
-    assert complaint.endswith(f"imageopsd: {daemon.slow} is still RUNNING\n")
+    followed = f"the job goes on; follow it with: imageopsd operations wait {daemon.slow}"
+    assert complaint.endswith(f"imageopsd: {daemon.slow} is still RUNNING\n{followed}\n")
+
+
+def test_the_time_is_kept_while_a_daemon_hangs(tmp_path: Path) -> None:
+    """And it is one time for all that is waited for."""
+    with Known(tmp_path / "data", *SIMULATED, SCRIPTS) as daemon:
+        daemon.fill()
+        daemon.signal(signal.SIGSTOP)
+        names = [daemon.slow] + [f"other-{n}" for n in range(40)]
+        code, output, complaint = on(daemon, "operations", "wait", "--timeout", "100ms", *names)
+        daemon.signal(signal.SIGCONT)
+        assert (code, output) == (4, "")
+        assert f"imageopsd: {daemon.slow} may still be under way; cannot reach the daemon at " in complaint
+        assert complaint.endswith(f"the jobs go on; follow them with: imageopsd operations wait {' '.join(names)}\n")
 
 
 @pytest.mark.parametrize("arguments", [["operations", "list"], ["images", "list", "--project", "p"]])

@@ -7,7 +7,8 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,10 +22,17 @@ from imageopsd.model.names import ANY_PROJECT
 
 SOCKET_TIMEOUT = 60.0
 """Seconds; longer than the daemon holds a wait."""
+MOMENT = 0.001
+"""Seconds; the least that a socket can be told to wait."""
 PROBE_TIMEOUT = 5.0
 """Seconds in which a daemon that is well has answered a probe, which it does from memory."""
-POLL_INTERVAL = 0.25
-"""Seconds between two looks at an operation whose progress is shown."""
+
+
+class Silence(Failure):
+    """Nobody answers just now, as while a daemon is started again: somebody may in a moment."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(Exit.CANNOT_CONNECT, message)
 
 
 class Place(NamedTuple):
@@ -57,8 +65,8 @@ class Client:
         address."""
         return cls(lambda: _places(loaded), project) if server is None else cls.at(server, project)
 
-    def operation(self, reference: str) -> dict[str, Any]:
-        return self._call("GET", f"operations/{urllib.parse.quote(reference, safe='')}")
+    def operation(self, reference: str, timeout: float = SOCKET_TIMEOUT) -> dict[str, Any]:
+        return self._call("GET", f"operations/{urllib.parse.quote(reference, safe='')}", timeout)
 
     def wait(self, reference: str) -> dict[str, Any]:
         return self._call("POST", f"operations/{urllib.parse.quote(reference, safe='')}/wait")
@@ -88,30 +96,19 @@ class Client:
                 return items[:limit]
             query["pageToken"] = page["nextPageToken"]
 
-    def follow(self, reference: str, timeout: float | None) -> Iterator[dict[str, Any]]:
-        """The operation again and again until it is DONE. Raises Failure 4 after `timeout` seconds."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while True:
-            operation = self.operation(reference)
-            yield operation
-            if operation["status"] == "DONE":
-                return
-            if deadline is not None and time.monotonic() > deadline:
-                raise Failure(Exit.TIMED_OUT, f"{operation['name']} is still {operation['status']}")
-            time.sleep(POLL_INTERVAL)
-
-    def check(self) -> None:
-        """Raises Failure 5 if no daemon answers."""
-        self._send("GET", "/livez")
+    def check(self, timeout: float = SOCKET_TIMEOUT) -> None:
+        """Raises Failure 5 if no daemon answers within `timeout` seconds."""
+        self._send("GET", "/livez", timeout)
 
     def probe(self, path: str) -> str:
         """The answer of a probe. Raises Failure 5 if none comes in PROBE_TIMEOUT, 1 if it is a bad one."""
         return self._send("GET", path, PROBE_TIMEOUT)[1].decode(errors="replace").strip()
 
-    def _call(self, method: str, path: str) -> dict[str, Any]:
+    def _call(self, method: str, path: str, timeout: float = SOCKET_TIMEOUT) -> dict[str, Any]:
         """The answer at one of the project's global paths, or of the project itself if that is empty."""
         project = urllib.parse.quote(self.project or ANY_PROJECT, safe="")
-        place, answer = self._send(method, f"/compute/v1/projects/{project}{f'/global/{path}' if path else ''}")
+        path = f"/compute/v1/projects/{project}{f'/global/{path}' if path else ''}"
+        place, answer = self._send(method, path, timeout)
         try:
             result = json.loads(answer)
         except (ValueError, RecursionError):
@@ -121,16 +118,23 @@ class Client:
         return result
 
     def _send(self, method: str, path: str, timeout: float = SOCKET_TIMEOUT) -> tuple[Place, bytes]:
-        """The answer, and who gave it."""
-        problems = []
+        """The answer within `timeout` seconds, and who gave it."""
+        until = time.monotonic() + timeout
+        problems: list[str] = []
+        silent = False
         for place in self._places():
+            left = until - time.monotonic()
+            if problems and left <= 0:
+                break
             try:
-                return place, _ask(place, method, path, timeout)
+                return place, _ask(place, method, path, max(left, MOMENT))
             except Failure as failure:
                 if failure.code is not Exit.CANNOT_CONNECT:
                     raise
                 problems.append(str(failure))
-        raise Failure(Exit.CANNOT_CONNECT, f"{'; '.join(problems)}; is `imageopsd serve` running?")
+                silent = silent or isinstance(failure, Silence)
+        kind = Silence if silent else partial(Failure, Exit.CANNOT_CONNECT)
+        raise kind(f"{'; '.join(problems)}; is `imageopsd serve` running?")
 
 
 def _places(loaded: Loaded) -> list[Place]:
@@ -141,13 +145,13 @@ def _places(loaded: Loaded) -> list[Place]:
     one in the data directory, which is for the daemon there and no other. Raises Failure 5."""
     settings, file = loaded.settings, Path(loaded.settings.data_dir) / "endpoint"
     pinned = Path(settings.server.tls_certificate) if settings.server.tls_certificate else None
-    token = os.environ.get(TOKEN_VARIABLE) or _line(file.with_name("token"))
     servers = [_line(file)]
+    token = os.environ.get(TOKEN_VARIABLE) or _line(file.with_name("token"))  # a daemon that starts writes it first
     if not _in_command(loaded, "data_dir") or _in_command(loaded, "server.listen"):
         servers.append(f"{'https' if settings.server.tls_certificate else 'http'}://{settings.server.listen}")
     places = [Place(server.rstrip("/"), token, pinned) for server in dict.fromkeys(servers) if server]
     if not places:
-        raise Failure(Exit.CANNOT_CONNECT, f"{_absence(file)}; --server names one that runs elsewhere")
+        raise Silence(f"{_absence(file)}; --server names one that runs elsewhere")
     return places
 
 
@@ -180,8 +184,11 @@ def _ask(place: Place, method: str, path: str, timeout: float) -> bytes:
     except urllib.error.HTTPError as error:
         raise _refused(error) from None
     except (OSError, ValueError, http.client.HTTPException) as error:
-        reason = " ".join(str(getattr(error, "reason", error)).split()) or type(error).__name__
+        cause = getattr(error, "reason", error)
+        reason = " ".join(str(cause).split()) or type(error).__name__
         problem = f"cannot reach the daemon at {place.server}: {reason}"
+        if isinstance(cause, ConnectionError | TimeoutError | FileNotFoundError | http.client.IncompleteRead):
+            raise Silence(problem) from None
         raise Failure(Exit.CANNOT_CONNECT, problem) from None
 
 
