@@ -232,3 +232,12 @@ def test_a_pause_says_what_it_paused_and_makes_no_data_directory(tmp_path: Path)
     paused = run_cli("queue", "pause", "--reason", "a test", "--data-dir", tmp_path)
     assert paused.stdout == f"{tmp_path}: paused: a test\n"
     assert run_cli("queue", "resume", "--data-dir", tmp_path).stdout == f"{tmp_path}: resumed\n"
+
+
+@pytest.mark.parametrize("reason", ["", " \t"])
+def test_a_pause_for_no_reason_is_refused(tmp_path: Path, reason: str) -> None:
+    """In `queue stats` it would look like none."""
+    ended = run_cli("queue", "pause", "--reason", reason, "--data-dir", tmp_path)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "Error: Invalid value for '--reason': " in ended.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -124,7 +125,21 @@ def test_an_operation_of_another_project_is_not_there(daemon: Known) -> None:
 def test_waiting_too_long_ends_with_4(daemon: Known) -> None:
     code, output, complaint = on(daemon, "operations", "wait", daemon.slow, "--timeout", "10ms")
     assert (code, output) == (4, "")
-    assert complaint.endswith(f"imageopsd: {daemon.slow} is still RUNNING\n")
+    followed = f"the job goes on; follow it with: imageopsd operations wait {daemon.slow}"
+    assert complaint.endswith(f"imageopsd: {daemon.slow} is still RUNNING\n{followed}\n")
+
+
+def test_the_time_is_kept_while_a_daemon_hangs(tmp_path: Path) -> None:
+    """And it is one time for all that is waited for."""
+    with Known(tmp_path / "data", *SIMULATED, SCRIPTS) as daemon:
+        daemon.fill()
+        daemon.signal(signal.SIGSTOP)
+        names = [daemon.slow] + [f"other-{n}" for n in range(40)]
+        code, output, complaint = on(daemon, "operations", "wait", "--timeout", "100ms", *names)
+        daemon.signal(signal.SIGCONT)
+        assert (code, output) == (4, "")
+        assert f"imageopsd: {daemon.slow} may still be under way; cannot reach the daemon at " in complaint
+        assert complaint.endswith(f"the jobs go on; follow them with: imageopsd operations wait {' '.join(names)}\n")
 
 
 @pytest.mark.parametrize("arguments", [["operations", "list"], ["images", "list", "--project", "p"]])
@@ -138,6 +153,31 @@ def test_a_daemon_that_is_not_there_ends_with_5(tmp_path: Path, arguments: list[
 def test_the_configured_address_is_asked_where_no_daemon_left_its_own(tmp_path: Path) -> None:
     ended = run_cli("operations", "list", "--data-dir", tmp_path, "--set", "server.listen=127.0.0.1:1")
     assert (ended.returncode, NOBODY in ended.stderr) == (5, True)
+
+
+@pytest.mark.parametrize("named", ["--data-dir", "--set"])
+@pytest.mark.parametrize("command", [["operations", "list"], ["healthcheck"], ["operations", "cancel", "slow"]])
+def test_a_command_on_a_data_directory_speaks_to_no_daemon_of_another(
+    daemon: Known, tmp_path: Path, named: str, command: list[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    file = tmp_path / "imageopsd.toml"
+    file.write_text(f'[server]\nlisten = "{daemon.url.removeprefix("http://")}"\n')
+    command = [daemon.slow if word == "slow" else word for word in command]
+    for other in (tmp_path / "nonexistent", tmp_path / "empty"):
+        there = [named, str(other) if named == "--data-dir" else f"data_dir={other}"]
+        ended = run_cli(*command, *there, "--config", file)
+        assert (ended.returncode, ended.stdout) == (5, "")
+        assert ended.stderr.startswith(f"imageopsd: no daemon runs on {other}; ")
+    assert daemon.operation(daemon.slow)["status"] == "RUNNING"
+
+
+def test_the_configured_address_is_asked_by_who_names_no_data_directory(daemon: Known, tmp_path: Path) -> None:
+    """As beside a container, whose data directory is not to be seen from here."""
+    file = tmp_path / "imageopsd.toml"
+    file.write_text(f'data_dir = "{tmp_path}"\n[server]\nlisten = "{daemon.url.removeprefix("http://")}"\n')
+    ended = run_cli("operations", "describe", daemon.good, "--config", file)
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 def test_the_configured_address_is_asked_where_the_one_left_behind_is_dead(daemon: Known, tmp_path: Path) -> None:

@@ -1,6 +1,9 @@
 """Jobs through the durable queue: what `imageopsd submit` takes and refuses, and what becomes of what it took."""
 
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -8,11 +11,16 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from tests.daemon_process import DaemonProcess, Json, run_cli
+from tests.daemon_process import LIMIT, DaemonProcess, Json, clean_environment, run_cli
 
+from imageopsd.cli import following
+from imageopsd.cli.client import Silence
+from imageopsd.cli.exits import Failure
+from imageopsd.cli.main import cli
 from imageopsd.storage.sqlite.queue import SqliteQueue
 
 SIMULATED = ("backend=simulated", "backends.simulated.duration=0s")
+NOBODY = "http://127.0.0.1:1"
 SOURCE = {"source": "https://example.com/disk.tar.gz"}
 
 
@@ -152,13 +160,97 @@ def test_waiting_longer_than_the_timeout_ends_with_4(daemon: DaemonProcess) -> N
     assert daemon.operation(job_id)["status"] == "RUNNING"
 
 
-def test_waiting_while_no_daemon_runs_ends_with_5_and_the_job_is_queued(tmp_path: Path) -> None:
-    code, [_], complaint = submit(
-        tmp_path, "--wait", "--server", "http://127.0.0.1:1", "-", stdin=json.dumps(insert("image"))
-    )
-    assert code == 5
-    assert "cannot reach the daemon at http://127.0.0.1:1" in complaint
+@pytest.mark.parametrize(
+    ("address", "problem"),
+    [
+        (["--server", NOBODY], f"cannot reach the daemon at {NOBODY}: "),
+        ([], "no daemon runs on "),
+    ],
+)
+def test_waiting_while_no_daemon_runs_ends_with_5_and_the_job_is_queued(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    address: list[str],
+    problem: str,
+) -> None:
+    monkeypatch.setattr(following, "GRACE", 0.0)
+    monkeypatch.setenv("IMAGEOPSD_CONFIG", "")
+    (tmp_path / "job").write_text(json.dumps(insert("image")))
+    with pytest.raises(Failure) as failure:
+        cli.main(
+            ["submit", "--wait", str(tmp_path / "job"), "--data-dir", str(tmp_path), *address], standalone_mode=False
+        )
+    job_id = capsys.readouterr().out.strip()
+    assert failure.value.code == 5
+    assert str(failure.value).startswith(f"job {job_id} is still in the queue; {problem}")
+    assert str(failure.value).endswith(f"\nthe job goes on; follow it with: imageopsd operations wait {job_id}")
     assert shown(tmp_path, "stats")[0]["waiting"] == 1
+
+
+def test_waiting_while_no_daemon_runs_ends_with_4_when_time_is_up(tmp_path: Path) -> None:
+    job = json.dumps(insert("image"))
+    code, [job_id], complaint = submit(tmp_path, "--wait", "--timeout", "10ms", "-", stdin=job)
+    absence = f"no daemon runs on {tmp_path}; --server names one that runs elsewhere"
+    assert code == 4
+    assert complaint.splitlines() == [
+        f"imageopsd: {absence}; trying again",
+        f"imageopsd: job {job_id} is still in the queue; {absence}",
+        f"the job goes on; follow it with: imageopsd operations wait {job_id}",
+    ]
+
+
+def test_who_waits_without_an_end_asks_again_while_nobody_answers(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(following, "POLL_INTERVAL", 0.0)
+    answers = iter([Silence("refused"), Silence("refused"), "here", Silence("gone"), "again"])
+
+    def question(seconds: float) -> str:
+        answer = next(answers)
+        if isinstance(answer, Silence):
+            raise answer
+        return answer
+
+    waiting = following.Waiting(None)
+    assert [waiting.ask(question, "queued") for _ in range(2)] == ["here", "again"]
+    assert capsys.readouterr().err.splitlines() == [
+        "imageopsd: refused; trying again",
+        "imageopsd: gone; trying again",
+    ]
+
+
+@pytest.mark.parametrize("command", ["submit", "operations wait"])
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+def test_who_waits_outlives_the_daemon_and_goes_on_with_the_next(
+    tmp_path: Path, command: str, end: signal.Signals
+) -> None:
+    script = 'backends.simulated.scripts=[{image = "slow-*", steps = [{progress = 40}, {wait = "1h"}]}]'
+    with DaemonProcess(tmp_path / "data", *SIMULATED, "worker.drain_timeout=10ms", script) as daemon:
+        (tmp_path / "job").write_text(json.dumps(insert("slow-one")))
+        if command == "submit":
+            arguments = ["submit", "--wait", str(tmp_path / "job")]
+        else:
+            arguments = ["operations", "wait", daemon.insert(insert("slow-one")["body"])["name"]]
+        with subprocess.Popen(
+            [sys.executable, "-m", "imageopsd", *arguments, "--timeout", "10m", "--data-dir", daemon.data_dir],
+            env=clean_environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            try:
+                assert process.stderr is not None
+                assert any("RUNNING 40%" in line for line in process.stderr)
+                daemon.signal(end)
+                daemon.wait()
+                assert any(line.endswith("; trying again\n") for line in process.stderr)
+                daemon.settings.remove(script)
+                daemon.start()
+                assert [*process.stderr][-1] == "insert slow-one  DONE 100%  ok\n"
+                assert process.wait(LIMIT) == 0
+            finally:
+                process.kill()
 
 
 def test_a_job_submitted_twice_is_one_operation(daemon: DaemonProcess) -> None:
@@ -291,6 +383,17 @@ ALIASES = b"a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + b"".join(
 )
 
 
+def test_a_yaml_job_may_change_what_it_merges(daemon: DaemonProcess) -> None:
+    body = f"&body {{<<: {{family: f, name: merged-0}}, rawDisk: {json.dumps(SOURCE)}, name: merged-1}}"
+    text = f"""
+- {{method: images.insert, project: p, body: {body}}}
+- {{method: images.insert, project: p, body: {{<<: *body, name: merged-2}}}}
+"""
+    code, _, progress = submit(daemon.data_dir, "--wait", "-", stdin=text)
+    assert code == 0, progress
+    assert [daemon.image(name)["family"] for name in ("merged-1", "merged-2")] == ["f", "f"]
+
+
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
@@ -331,6 +434,10 @@ def test_what_no_job_can_be_is_refused_in_a_sentence(tmp_path: Path, content: by
         (b'[{"a": -Infinity}]', "-Infinity is no number that JSON knows"),
         (b"a: 2024-02-31", "not YAML: day is out of range for month"),
         (b"a: " + b"[" * 20_000, "not YAML: nested too deeply"),
+        (b"method: a\nproject: p\nmethod: b\n", "not YAML: 'method' stands twice in one mapping"),
+        (b"- body: {labels: {k: 1, 'k': 2}}\n", "not YAML: 'k' stands twice in one mapping"),
+        (b"body: {labels: {yes: 1, on: 2}}\n", "not YAML: 'on' stands twice in one mapping"),
+        (b"body: {labels: {!!seq x: 1, ? [y] : 2}}\n", "not YAML: "),
         (MERGES, "not YAML: a mapping of more than 10000 members"),
     ],
 )
@@ -348,6 +455,12 @@ def test_a_file_that_holds_no_jobs_is_refused_with_what_is_wrong_with_it(
 def test_a_file_that_is_not_there_is_a_usage_error(tmp_path: Path) -> None:
     code, _, complaint = submit(tmp_path / "data", tmp_path / "missing.json")
     assert (2, f"imageopsd: {tmp_path / 'missing.json'}: No such file or directory\n") == (code, complaint)
+
+
+def test_standard_input_is_read_once(tmp_path: Path) -> None:
+    code, ids, complaint = submit(tmp_path / "data", "-", "-", stdin=json.dumps(insert("image")))
+    assert (code, ids, complaint) == (2, [], "imageopsd: standard input stands twice; it can be read only once\n")
+    assert not (tmp_path / "data").exists()
 
 
 # ----------------------------------------------------------------------------- what passed by the door

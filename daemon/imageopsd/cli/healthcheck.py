@@ -21,4 +21,4 @@ def healthcheck(loaded: Loaded, server: str | None, ready: bool) -> None:
     its queue is long or a cloud is down; so none of these counts here. Whoever waits for it before giving it work asks
     with --ready.
     """
-    click.echo(Client.of(loaded.settings, server, None).probe("/readyz" if ready else "/livez"))
+    click.echo(Client.of(loaded, server, None).probe("/readyz" if ready else "/livez"))

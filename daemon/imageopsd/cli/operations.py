@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from imageopsd.cli.client import Client
-from imageopsd.cli.following import follow_all, outcome
+from imageopsd.cli.following import Waiting, follow, follow_all, outcome
 from imageopsd.cli.options import connected, output_format
 from imageopsd.cli.serve import Duration
 from imageopsd.cli.show import show, show_one
@@ -67,7 +67,7 @@ def describe(
 @operations.command()
 @connected
 @output_format
-@click.option("--timeout", type=Duration(), metavar="10m", help="Give up after so long (exit code 4).")
+@click.option("--timeout", type=Duration(), metavar="10m", help="Give up after so long in all (exit code 4).")
 @click.argument("names", metavar="OPERATION...", nargs=-1, required=True)
 def wait(
     client: Client,
@@ -76,7 +76,8 @@ def wait(
     names: tuple[str, ...],
 ) -> None:
     """Wait until operations are DONE; exit code 1 if one of them failed."""
-    ended, code = follow_all([(name, client.follow(name, timeout)) for name in names])
+    waiting = Waiting(timeout)
+    ended, code = follow_all([(name, follow(client, name, waiting)) for name in names])
     if form == "table":
         for operation in ended:
             click.echo(f"{operation['name']} {outcome(operation)}")

@@ -60,7 +60,7 @@ def connected(command: Command) -> Command:
     def run(loaded: Loaded, server: str | None, project: str | None, **others: Any) -> None:
         from imageopsd.cli.client import Client  # which `serve` need not wait for
 
-        command(client=Client.of(loaded.settings, server, project), **others)
+        command(client=Client.of(loaded, server, project), **others)
 
     return run
 

@@ -82,6 +82,10 @@ def pause(loaded: Loaded, reason: str) -> None:
 
     What runs goes on, jobs still become records, and whoever waits is told the reason.
     """
+    if not reason.strip():
+        raise click.BadParameter(
+            "it is what those who wait are told; an empty one tells nothing", param_hint="'--reason'"
+        )
     data_dir = loaded.settings.data_dir
     if not Path(data_dir).is_dir():  # to make one would pause nobody
         raise Failure(Exit.NOT_FOUND, f"there is no data directory {data_dir}; name it with --data-dir")

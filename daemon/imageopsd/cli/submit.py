@@ -3,7 +3,6 @@
 import json
 import os
 import sys
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,9 +11,9 @@ from uuid import uuid4
 
 import click
 
-from imageopsd.cli.client import POLL_INTERVAL, Client
+from imageopsd.cli.client import Client
 from imageopsd.cli.exits import Exit, Failure
-from imageopsd.cli.following import follow_all
+from imageopsd.cli.following import Waiting, follow, follow_all
 from imageopsd.cli.options import addressed, configured
 from imageopsd.cli.queue import with_queue
 from imageopsd.cli.serve import Duration
@@ -37,14 +36,14 @@ MAX_FILE_BYTES = 64 * MAX_JOB_BYTES
 @click.command()
 @configured
 @addressed
-@click.option("--wait", "follow", is_flag=True, help="Follow all operations to their end; exit code 1 if one fails.")
+@click.option("--wait", is_flag=True, help="Follow all operations to their end; exit code 1 if one fails.")
 @click.option("--timeout", type=Duration(), metavar="10m", help="With --wait: give up after so long (exit code 4).")
 @click.argument("files", metavar="FILE...|-", type=click.Path(path_type=Path, allow_dash=True), nargs=-1, required=True)
 def submit(
     loaded: Loaded,
     server: str | None,
     project: str | None,
-    follow: bool,
+    wait: bool,
     timeout: Seconds | None,
     files: tuple[Path, ...],
 ) -> None:
@@ -59,6 +58,8 @@ def submit(
     All jobs are checked first; if one is wrong, none is submitted. A job without a traceparent gets that of the
     environment variable TRACEPARENT.
     """
+    if files.count(Path("-")) > 1:
+        raise Failure(Exit.USAGE, "standard input stands twice; it can be read only once")
     keyring = Keyring(Path(loaded.settings.data_dir))
     jobs = [_prepared(value, place, project, keyring) for file in files for place, value in _values(file)]
     receipts = with_queue(
@@ -67,12 +68,10 @@ def submit(
     for job in jobs:
         click.echo(job.id)
     sys.stdout.flush()
-    if follow:
-        deadline = None if timeout is None else time.monotonic() + timeout
+    if wait:
+        waiting = Waiting(timeout)
         submitted = zip(jobs, receipts, strict=True)
-        _, code = follow_all(
-            [(job.id, _followed(loaded.settings, server, job, receipt, deadline)) for job, receipt in submitted]
-        )
+        _, code = follow_all([(job.id, _followed(loaded, server, job, receipt, waiting)) for job, receipt in submitted])
         raise SystemExit(code)
 
 
@@ -207,23 +206,20 @@ def _constant(text: str) -> NoReturn:
 
 
 def _followed(
-    settings: Settings, server: str | None, job: _Prepared, receipt: Receipt, deadline: float | None
+    loaded: Loaded, server: str | None, job: _Prepared, receipt: Receipt, waiting: Waiting
 ) -> Iterator[dict[str, Any]]:
     """The job's operation again and again until it is DONE. Raises Failure 1, 3, 4 or 5."""
-    client = Client.of(settings, server, job.project)
-    _await_operation(client, settings, job, receipt, deadline)
-    yield from client.follow(job.id, None if deadline is None else deadline - time.monotonic())
+    client = Client.of(loaded, server, job.project)
+    _await_operation(client, loaded.settings, job, receipt, waiting)
+    yield from follow(client, job.id, waiting)
 
 
-def _await_operation(
-    client: Client, settings: Settings, job: _Prepared, receipt: Receipt, deadline: float | None
-) -> None:
-    """Waits until the job has left the queue. Raises Failure 1 if it became a dead letter, 5 if there is no daemon
-    that could take it."""
+def _await_operation(client: Client, settings: Settings, job: _Prepared, receipt: Receipt, waiting: Waiting) -> None:
+    """Waits until the job has left the queue. Raises Failure 1 if it became a dead letter, 4 when time is up, 5 if
+    there is no daemon that could take it."""
     while fate := with_queue(settings, lambda queue: queue.find(receipt)):
         if isinstance(fate, DeadLetter):
             raise Failure(Exit.FAILED, f"job {job.id} is a dead letter: {fate.reason}")
-        client.check()
-        if deadline is not None and time.monotonic() > deadline:
-            raise Failure(Exit.TIMED_OUT, f"job {job.id} is still in the queue")
-        time.sleep(POLL_INTERVAL)
+        state = f"job {job.id} is still in the queue"
+        waiting.ask(client.check, state)
+        waiting.pause(state)

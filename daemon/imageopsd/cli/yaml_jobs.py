@@ -1,5 +1,6 @@
 """YAML documents as plain values, with an end to how much they can grow."""
 
+from collections.abc import Hashable
 from typing import Any
 
 import yaml
@@ -13,6 +14,22 @@ class NotYaml(Exception):
 
 
 class _Loader(yaml.SafeLoader):
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """Refuses a key that stands twice as JSON does, before merges add those that may."""
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        seen: set[Hashable] = set()
+        for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                continue
+            merge = key_node.tag == "tag:yaml.org,2002:merge"
+            key = key_node.value if merge else self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"'{key_node.value}' stands twice in one mapping", key_node.start_mark
+                )
+            seen.add(key)
+        return node
+
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         super().flatten_mapping(node)
         if len(node.value) > MAX_PAIRS:

@@ -18,7 +18,7 @@ from uuid import uuid4
 
 import click
 
-from imageopsd.cli.client import Client
+from imageopsd.cli.client import Client, Place
 from imageopsd.cli.demo.disk import Archive, make_disk, pack
 from imageopsd.cli.demo.server import serving
 from imageopsd.cli.exits import Exit, Failure
@@ -64,7 +64,7 @@ def demo(keep: Path | None) -> None:
         _submit(jobs, data_dir, folder)
         _heading("The daemon carries them out")
         server = stack.enter_context(_running(data_dir, log))
-        client = Client(server, PROJECT)
+        client = Client(lambda: [Place(server)], PROJECT)
         records = _follow(client, jobs)
         _report(records)
         codes = [record["error"]["errors"][0]["code"] if "error" in record else None for record in records]
