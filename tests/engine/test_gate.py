@@ -21,6 +21,11 @@ def turned(engine: Engine, obstacle: Obstacle) -> list[str | None]:
     return [h.reason for h in engine.happened if isinstance(h, ObstacleTurned) and h.obstacle is obstacle]
 
 
+async def healed(engine: Engine) -> None:
+    """After a fault of the store whoever waits is told of that, until it has taken a write again."""
+    await engine.until(lambda _: turned(engine, Obstacle.STORE)[-1:] in ([], [None]))
+
+
 def explained(engine: Engine, gate) -> ImageOps:
     """The verbs, for somebody who wants to know why."""
     return ImageOps(engine.store, engine.bus, engine.ids, engine.clock, why_waiting=gate.why_waiting)
@@ -175,11 +180,13 @@ async def test_whoever_waits_for_a_slot_is_told_of_which(engine: Engine) -> None
         second = await engine.insert("b")
         await anyio.wait_all_tasks_blocked()
         ops = explained(engine, gate)
+        await healed(engine)
         assert (await ops.operation("p", second.name)).status_message == "Waiting for one of the project's 1 slots"
         await engine.insert("c", project="q")
         await engine.backend.next_call()
         third = await engine.insert("d", project="r")
         await anyio.wait_all_tasks_blocked()
+        await healed(engine)
         assert (await ops.operation("r", third.name)).status_message == "Waiting for one of 2 slots"
 
 
