@@ -85,9 +85,8 @@ class Effects:
             case DeleteImage(), Image() as image:
                 if image.status is ImageStatus.READY:  # one whose bytes are lost stays so, should this fail
                     await self._store.show(claim, replace(image, status=ImageStatus.DELETING))
-                task = _removal(claim, image)
-                await self._delete_image(task, run)
-                return Forget(task.id)
+                await self.remove(claim, run)
+                return Forget(int(image.id or 0))
             case InsertMachineImage(machine_image=wanted), MachineImage() as machine_image:
                 return await self._insert_machine_image(claim, asked(machine_image, wanted), machine_image, run)
             case LabelMachineImage(labels=labels, label_fingerprint=seen), MachineImage() as machine_image:
@@ -96,19 +95,21 @@ class Effects:
             case DeleteMachineImage(), MachineImage() as machine_image:
                 if machine_image.status is MachineImageStatus.READY:
                     await self._store.show(claim, replace(machine_image, status=MachineImageStatus.DELETING))
-                task = _removal(claim, machine_image)
-                await self._delete_machine_image(task, run)
-                return Forget(task.id)
+                await self.remove(claim, run)
+                return Forget(int(machine_image.id or 0))
         # an operation before this one in the lane has removed it
         raise _refused(NotFound(resource_path(request.collection, claim.project, request.target)))
 
     async def remove(self, claim: Claim, run: Run) -> None:
-        """Has the backend remove what this or an earlier holder of the claim may have made, if it has."""
+        """Has the backend remove the claim's target: what is to go, or what this or an earlier holder may have made."""
         match claim.target:
             case Image() as image:
-                await self._delete_image(_removal(claim, image), run)
+                task = _removal(claim, image)
+                await self._ask(Verb.DELETE_IMAGE, self._backend.delete_image(task, run), task.operation_id)
             case MachineImage() as machine_image:
-                await self._delete_machine_image(_removal(claim, machine_image), run)
+                task = _removal(claim, machine_image)
+                gone = self._backend.delete_machine_image(task, run)
+                await self._ask(Verb.DELETE_MACHINE_IMAGE, gone, task.operation_id)
         run.doubtful = False
 
     async def _insert_machine_image(
@@ -182,13 +183,6 @@ class Effects:
                 Verb.PATCH_MACHINE_IMAGE, self._backend.patch_machine_image(task, report), claim.operation.id
             )
         return Publish(after)
-
-    async def _delete_image(self, task: DeleteTask, report: Reporter) -> None:
-        await self._ask(Verb.DELETE_IMAGE, self._backend.delete_image(task, report), task.operation_id)
-
-    async def _delete_machine_image(self, task: DeleteTask, report: Reporter) -> None:
-        gone = self._backend.delete_machine_image(task, report)
-        await self._ask(Verb.DELETE_MACHINE_IMAGE, gone, task.operation_id)
 
     def _opened(self, claim: Claim) -> Keys:
         """The customer's keys. Raises PermanentFailure, and TemporaryFailure while the daemon's own cannot be read."""

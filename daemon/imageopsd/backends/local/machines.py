@@ -90,9 +90,11 @@ class MachineImages:
         """Raises BackendFailure, and OSError from the data directory."""
         place = self._layout.machine_image(task.project, int(task.machine_image.id or 0))
         made = await in_thread("find", lambda: self._layout.found(place, task.operation_id, MachineImageManifest))
-        if made is None:
+        if made is not None:
+            facts = made.facts
+        else:
             self._room.wait(task.operation_id, self._margin)
-        facts = made.facts if made is not None else await self._make(task, place, report)
+            facts = await self._make(task, place, report)
         _warn(task.machine_image, facts, report)
         return facts
 
